@@ -1,0 +1,138 @@
+package inventory
+
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/net/idna"
+	"golang.org/x/net/publicsuffix"
+)
+
+// CanonicalName returns a DNS name in the form in which names are compared:
+// lower case, without a trailing dot, IDN labels in their ASCII form (RFC 5891).
+// A name that idna refuses keeps its spelling, so that it is equal only to
+// itself.
+func CanonicalName(name string) string {
+	name = strings.TrimSuffix(strings.ToLower(name), ".")
+	if isASCII(name) {
+		return name
+	}
+	prefix := ""
+	if rest, ok := strings.CutPrefix(name, "*."); ok {
+		prefix, name = "*.", rest
+	}
+	if a, err := idna.Lookup.ToASCII(name); err == nil {
+		name = a
+	}
+	return prefix + name
+}
+
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// Covers reports whether a certificate's DNS name serves host. A wildcard
+// stands for exactly one label, and only the whole leftmost one (RFC 9525,
+// section 6.3): *.example.com covers a.example.com, but neither example.com,
+// a.b.example.com nor *.a.example.com. A wildcard covers itself.
+func Covers(name, host string) bool {
+	name, host = CanonicalName(name), CanonicalName(host)
+	if name == "" || host == "" {
+		return false
+	}
+	if name == host {
+		return true
+	}
+	rest, ok := strings.CutPrefix(name, "*.")
+	if !ok || rest == "" || strings.Contains(rest, "*") {
+		return false
+	}
+	label, parent, ok := strings.Cut(host, ".")
+	return ok && label != "" && label != "*" && parent == rest
+}
+
+// CoversAll reports whether each of hosts is covered by one of names. It is
+// false for no hosts: nothing is not covered by anything.
+func CoversAll(names, hosts []string) bool {
+	if len(hosts) == 0 {
+		return false
+	}
+	for _, h := range hosts {
+		if !slices.ContainsFunc(names, func(n string) bool { return Covers(n, h) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// IsWildcard reports whether a DNS name is a wildcard.
+func IsWildcard(name string) bool { return strings.HasPrefix(name, "*.") }
+
+// WildcardFor returns the wildcard that covers host, or why there must be none:
+// a certificate for everything below a public suffix (publicsuffix.org) would
+// cover other people's names, and no public CA issues it.
+func WildcardFor(host string) (wildcard, refusal string) {
+	host = CanonicalName(host)
+	if IsWildcard(host) {
+		return host, ""
+	}
+	label, parent, ok := strings.Cut(host, ".")
+	if !ok || label == "" || parent == "" {
+		return "", "a name of one label has no parent domain"
+	}
+	suffix, _ := publicsuffix.PublicSuffix(parent)
+	if suffix == parent {
+		return "", parent + " is a public suffix"
+	}
+	return "*." + parent, ""
+}
+
+// Names are the identities of a certificate: what its subject alternative
+// names say, and its common name where that is a DNS name that they lack. Each
+// list is canonical, sorted and without duplicates.
+type Names struct{ DNS, IPs, URIs, Emails []string }
+
+// NewNames brings identities into canonical form.
+func NewNames(commonName string, dns, ips, uris, emails []string) Names {
+	all := make([]string, 0, len(dns)+1)
+	for _, n := range dns {
+		all = append(all, CanonicalName(n))
+	}
+	if commonName != "" && (strings.Contains(commonName, ".") || len(all) == 0) && !strings.ContainsAny(commonName, " /:@") {
+		all = append(all, CanonicalName(commonName))
+	}
+	return Names{DNS: sorted(all), IPs: sorted(ips), URIs: sorted(uris), Emails: sorted(emails)}
+}
+
+func sorted(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	list = slices.Clone(list)
+	slices.Sort(list)
+	list = slices.Compact(list)
+	if list[0] == "" {
+		list = list[1:]
+	}
+	return slices.Clip(list)
+}
+
+// Key is one string for the whole set: equal keys are equal identities.
+func (n Names) Key() string {
+	return strings.Join(n.DNS, ",") + "|" + strings.Join(n.IPs, ",") + "|" + strings.Join(n.URIs, ",") + "|" + strings.Join(n.Emails, ",")
+}
+
+// OnlyDNS reports whether the identities are DNS names and nothing else.
+func (n Names) OnlyDNS() bool {
+	return len(n.DNS) > 0 && len(n.IPs) == 0 && len(n.URIs) == 0 && len(n.Emails) == 0
+}
+
+// Empty reports whether no identity is known.
+func (n Names) Empty() bool {
+	return len(n.DNS) == 0 && len(n.IPs) == 0 && len(n.URIs) == 0 && len(n.Emails) == 0
+}

@@ -1,0 +1,260 @@
+package inventory
+
+import (
+	"slices"
+	"sort"
+	"time"
+)
+
+// Snapshot is a cluster at one moment, sorted and not to be changed.
+type Snapshot struct {
+	Objects
+	// Taken is when the cluster was looked at.
+	Taken time.Time
+	// Gaps are the kinds that were not read in full. While there is one,
+	// nothing is unused: the missing kind may hold the reference.
+	Gaps []Gap
+
+	edges []Edge // sorted by To
+
+	secrets      map[Ref]int32
+	certificates map[Ref]int32
+	knative      map[Ref]int32
+	writers      map[Ref][]Ref // Secret -> Certificates and Knative Certificates that name it as theirs
+	living       map[Ref]string
+	issuers      map[IssuerRef]int32
+	namespaces   map[string]int32
+	served       map[hostKey][]ServedHost
+}
+
+type hostKey struct{ namespace, host string }
+
+// ServedHost is a host that a Knative Ingress serves with a Secret.
+type ServedHost struct {
+	Consumer Ref
+	Secret   Ref
+	Ready    bool
+}
+
+// New sorts and indexes what a look has brought. The same objects, edges and
+// gaps in any order give an equal Snapshot.
+func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
+	s := &Snapshot{Objects: o, Taken: taken}
+	sortBy(s.Secrets, func(x *Secret) Ref { return x.Ref })
+	sortBy(s.Certificates, func(x *Certificate) Ref { return x.Ref })
+	sortBy(s.KnativeCertificates, func(x *KnativeCertificate) Ref { return x.Ref })
+	sortBy(s.Requests, func(x *Request) Ref { return x.Ref })
+	sortBy(s.Issuers, func(x *Issuer) Ref { return x.Ref })
+	sortBy(s.Consumers, func(x *Consumer) Ref { return x.Ref })
+	sortBy(s.Routes, func(x *Route) Ref { return x.Ref })
+	sortBy(s.Namespaces, func(x *Namespace) Ref { return x.Ref })
+	sortBy(s.Workloads, func(x *Workload) Ref { return x.Ref })
+	slices.SortFunc(s.OtherSecrets, Ref.Compare)
+	s.Gaps = slices.Compact(slices.SortedFunc(slices.Values(gaps), Gap.Compare))
+
+	s.secrets = make(map[Ref]int32, len(s.Secrets))
+	for i := range s.Secrets {
+		s.secrets[s.Secrets[i].Ref] = int32(i)
+	}
+	s.writers = make(map[Ref][]Ref, len(s.Certificates))
+	s.certificates = make(map[Ref]int32, len(s.Certificates))
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		s.certificates[x.Ref] = int32(i)
+		s.writers[x.Secret] = append(s.writers[x.Secret], x.Ref)
+	}
+	s.knative = make(map[Ref]int32, len(s.KnativeCertificates))
+	for i := range s.KnativeCertificates {
+		x := &s.KnativeCertificates[i]
+		s.knative[x.Ref] = int32(i)
+		s.writers[x.Secret] = append(s.writers[x.Secret], x.Ref)
+	}
+	s.issuers = make(map[IssuerRef]int32, len(s.Issuers))
+	for i := range s.Issuers {
+		s.issuers[IssuerRef(s.Issuers[i].Ref)] = int32(i)
+	}
+	s.namespaces = make(map[string]int32, len(s.Namespaces))
+	for i := range s.Namespaces {
+		s.namespaces[s.Namespaces[i].Ref.Name] = int32(i)
+	}
+	s.served = map[hostKey][]ServedHost{}
+	for i := range s.Consumers {
+		x := &s.Consumers[i]
+		if x.Ref.Group != GroupKnativeNet {
+			continue
+		}
+		for _, t := range x.TLS {
+			for _, h := range t.Hosts {
+				k := hostKey{x.Ref.Namespace, CanonicalName(h)}
+				s.served[k] = append(s.served[k], ServedHost{Consumer: x.Ref, Secret: t.Secret, Ready: x.Ready})
+			}
+		}
+	}
+	s.indexOwners()
+	for i := range s.Secrets {
+		edges = append(edges, builtIn(&s.Secrets[i])...)
+	}
+	slices.SortFunc(edges, Edge.Compare)
+	s.edges = slices.Clip(slices.Compact(edges))
+	return s
+}
+
+func sortBy[T any](list []T, ref func(*T) Ref) {
+	sort.Slice(list, func(i, j int) bool { return ref(&list[i]).Compare(ref(&list[j])) < 0 })
+}
+
+// indexOwners notes which of the owners that records name exist.
+func (s *Snapshot) indexOwners() {
+	wanted := map[Ref]bool{}
+	want := func(m *Meta) {
+		for _, o := range m.Owners {
+			wanted[o.Ref] = true
+		}
+	}
+	s.eachMeta(want)
+	s.living = map[Ref]string{}
+	s.eachMeta(func(m *Meta) {
+		if wanted[m.Ref] {
+			s.living[m.Ref] = m.Version.UID
+		}
+	})
+}
+
+// eachMeta visits the metadata of every record.
+func (s *Snapshot) eachMeta(visit func(*Meta)) {
+	for i := range s.Secrets {
+		visit(&s.Secrets[i].Meta)
+	}
+	for i := range s.Certificates {
+		visit(&s.Certificates[i].Meta)
+	}
+	for i := range s.KnativeCertificates {
+		visit(&s.KnativeCertificates[i].Meta)
+	}
+	for i := range s.Requests {
+		visit(&s.Requests[i].Meta)
+	}
+	for i := range s.Issuers {
+		visit(&s.Issuers[i].Meta)
+	}
+	for i := range s.Consumers {
+		visit(&s.Consumers[i].Meta)
+	}
+	for i := range s.Routes {
+		visit(&s.Routes[i].Meta)
+	}
+	for i := range s.Namespaces {
+		visit(&s.Namespaces[i].Meta)
+	}
+	for i := range s.Workloads {
+		visit(&s.Workloads[i].Meta)
+	}
+}
+
+// builtIn are the edges that no object of the cluster shows.
+func builtIn(x *Secret) []Edge {
+	var out []Edge
+	if p, ok := fixedNames[x.Ref.Name]; ok {
+		out = append(out, Edge{To: x.Ref, Field: "a name that " + p + " has built in", Via: Mention})
+	}
+	for _, l := range x.Labels {
+		if p, ok := discoveryLabels[l.Key]; ok {
+			out = append(out, Edge{To: x.Ref, Field: "label " + l.Key + ", by which " + p + " finds Secrets", Via: Label})
+		}
+	}
+	for _, a := range x.Annotations {
+		if p, ok := sharingAnnotations[a.Key]; ok && a.Value != "false" {
+			out = append(out, Edge{To: x.Ref, Field: "annotation " + a.Key + ", which lets " + p + " copy it", Via: Mention})
+		}
+	}
+	return out
+}
+
+// To returns the edges that point at an object, sorted. The slice is the
+// Snapshot's own.
+func (s *Snapshot) To(ref Ref) []Edge {
+	i, _ := slices.BinarySearchFunc(s.edges, ref, func(e Edge, r Ref) int { return e.To.Compare(r) })
+	j := i
+	for j < len(s.edges) && s.edges[j].To == ref {
+		j++
+	}
+	return s.edges[i:j:j]
+}
+
+// Edges returns all edges, sorted by what they point at. The slice is the
+// Snapshot's own.
+func (s *Snapshot) Edges() []Edge { return s.edges }
+
+// Secret returns the record of a Secret with a certificate, nil if there is none.
+func (s *Snapshot) Secret(ref Ref) *Secret {
+	if i, ok := s.secrets[ref]; ok {
+		return &s.Secrets[i]
+	}
+	return nil
+}
+
+// Certificate returns the record of a cert-manager Certificate, nil if there is none.
+func (s *Snapshot) Certificate(ref Ref) *Certificate {
+	if i, ok := s.certificates[ref]; ok {
+		return &s.Certificates[i]
+	}
+	return nil
+}
+
+// KnativeCertificate returns the record of a Knative Certificate, nil if there is none.
+func (s *Snapshot) KnativeCertificate(ref Ref) *KnativeCertificate {
+	if i, ok := s.knative[ref]; ok {
+		return &s.KnativeCertificates[i]
+	}
+	return nil
+}
+
+// Issuer returns the record of an issuer, nil if there is none.
+func (s *Snapshot) Issuer(ref IssuerRef) *Issuer {
+	if i, ok := s.issuers[ref]; ok {
+		return &s.Issuers[i]
+	}
+	return nil
+}
+
+// Ignored reports whether an object, or its namespace, is opted out.
+func (s *Snapshot) Ignored(m *Meta) bool {
+	if m.Ignore {
+		return true
+	}
+	i, ok := s.namespaces[m.Ref.Namespace]
+	return ok && s.Namespaces[i].Ignore
+}
+
+// Writers returns the Certificates and Knative Certificates whose Secret this
+// is, sorted: the machinery that renews it.
+func (s *Snapshot) Writers(secret Ref) []Ref { return s.writers[secret] }
+
+// Exists reports whether a Secret of any type exists. It is meaningful only
+// while Secrets were read in full.
+func (s *Snapshot) Exists(secret Ref) bool {
+	if _, ok := s.secrets[secret]; ok {
+		return true
+	}
+	_, ok := slices.BinarySearchFunc(s.OtherSecrets, secret, Ref.Compare)
+	return ok
+}
+
+// HasGap reports whether a kind ("secret", "certificate.cert-manager.io") was
+// not read in full.
+func (s *Snapshot) HasGap(kind string) bool {
+	return slices.ContainsFunc(s.Gaps, func(g Gap) bool { return g.Kind == kind })
+}
+
+// Lives reports whether an owner exists, as the same object and not as
+// another one of its name.
+func (s *Snapshot) Lives(o OwnerRef) bool {
+	uid, ok := s.living[o.Ref]
+	return ok && (o.UID == "" || uid == "" || uid == o.UID)
+}
+
+// Served returns by which Secrets the Knative Ingresses of a namespace serve a
+// host.
+func (s *Snapshot) Served(namespace, host string) []ServedHost {
+	return s.served[hostKey{namespace, CanonicalName(host)}]
+}

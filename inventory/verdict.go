@@ -1,0 +1,174 @@
+package inventory
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Verdict says whether anybody uses an object.
+type Verdict string
+
+const (
+	// Used: a known reference field of an existing object names it.
+	Used Verdict = "used"
+	// Unused: nothing could name it, and every list was complete.
+	Unused Verdict = "unused"
+	// Unknown: something could name it, or something could not be read.
+	Unknown Verdict = "unknown"
+)
+
+// Judgement is a verdict with what led to it.
+type Judgement struct {
+	Verdict  Verdict
+	Evidence []Edge
+	// Why is the reason in words where the evidence alone does not say it.
+	Why string
+}
+
+// Judge gives the verdict on a Secret, a cert-manager Certificate or a Knative
+// Certificate. Any other object is unknown.
+//
+// A Certificate is used when its Secret is: it exists to renew it. A Secret
+// whose Certificate exists is used by that, even where nobody else names it, so
+// that nothing is taken from under a Certificate; it is the Certificate that is
+// then unused.
+func (s *Snapshot) Judge(ref Ref) Judgement {
+	switch {
+	case ref.Kind == "Secret" && ref.Group == "":
+		if x := s.Secret(ref); x != nil {
+			return s.judgeSecret(x)
+		}
+	case ref.Kind == "Certificate" && ref.Group == GroupCertManager:
+		if x := s.Certificate(ref); x != nil {
+			return s.judgeCertificate(x)
+		}
+	case ref.Kind == "Certificate" && ref.Group == GroupKnativeNet:
+		if x := s.KnativeCertificate(ref); x != nil {
+			return s.judgeKnative(x)
+		}
+	}
+	return Judgement{Verdict: Unknown, Why: "no certificate that was looked at"}
+}
+
+func (s *Snapshot) judgeSecret(x *Secret) Judgement {
+	edges := slices.Clone(s.To(x.Ref))
+	for _, w := range s.Writers(x.Ref) {
+		edges = append(edges, Edge{From: w, To: x.Ref, Field: "spec.secretName", Via: Field})
+	}
+	edges = append(edges, s.owners(&x.Meta, func(OwnerRef) bool { return false })...)
+	j := s.decide(edges)
+	if x.NextPrivateKey && j.Verdict == Unused {
+		j.Verdict, j.Why = Unknown, "it is cert-manager's temporary key of an issuance under way"
+	}
+	return j
+}
+
+func (s *Snapshot) judgeCertificate(x *Certificate) Judgement {
+	edges := append(slices.Clone(s.To(x.Ref)), s.users(x.Secret)...)
+	edges = append(edges, s.owners(&x.Meta, func(o OwnerRef) bool {
+		// ingress-shim and gateway-shim: the parent names the Secret while it
+		// wants the Certificate, which users has seen. Knative: its own
+		// Certificate wants this one for as long as it is wanted itself.
+		switch o.Ref.Kind {
+		case "Ingress", "Gateway", "ListenerSet", "XListenerSet":
+			return true
+		case "Certificate":
+			return o.Ref.Group == GroupKnativeNet
+		}
+		return false
+	})...)
+	if o, ok := x.ControlledBy(); ok && o.Ref.Group == GroupKnativeNet && s.Lives(o) {
+		if k := s.KnativeCertificate(o.Ref); k != nil {
+			edges = append(edges, s.To(k.Ref)...)
+			edges = append(edges, s.wants(k)...)
+		}
+	}
+	return s.decide(edges)
+}
+
+func (s *Snapshot) judgeKnative(x *KnativeCertificate) Judgement {
+	edges := append(slices.Clone(s.To(x.Ref)), s.users(x.Secret)...)
+	edges = append(edges, s.To(CertificateRef(x.Ref.Namespace, x.Ref.Name))...)
+	edges = append(edges, s.wants(x)...)
+	return s.decide(edges)
+}
+
+// users are the edges to a Secret from anything but the Certificates that
+// write it.
+func (s *Snapshot) users(secret Ref) []Edge {
+	writers := s.Writers(secret)
+	var out []Edge
+	for _, e := range s.To(secret) {
+		if !slices.Contains(writers, e.From) {
+			out = append(out, e)
+		}
+	}
+	if x := s.Secret(secret); x != nil {
+		out = append(out, s.owners(&x.Meta, func(o OwnerRef) bool { return slices.Contains(writers, o.Ref) })...)
+	}
+	return out
+}
+
+// wants says whether the owner of a Knative Certificate still wants it. A
+// Route, a DomainMapping or a Namespace does as long as it exists, unless
+// every host is served with another Secret by a Knative Ingress that is Ready:
+// then the Route has moved to a wildcard, and nothing of Knative takes the old
+// Certificate away (knative/serving pkg/reconciler/route/route.go,
+// deleteOrphanRouteCerts).
+func (s *Snapshot) wants(x *KnativeCertificate) []Edge {
+	if s.movedAway(x) {
+		return s.owners(&x.Meta, func(o OwnerRef) bool { return o.Ref.Kind == "Route" })
+	}
+	return s.owners(&x.Meta, func(OwnerRef) bool { return false })
+}
+
+// movedAway reports whether every host of a per-route certificate is served
+// with another Secret, and none with its own.
+func (s *Snapshot) movedAway(x *KnativeCertificate) bool {
+	if len(x.Names.DNS) == 0 {
+		return false
+	}
+	for _, host := range x.Names.DNS {
+		served := s.Served(x.Ref.Namespace, host)
+		if len(served) == 0 {
+			return false
+		}
+		for _, h := range served {
+			if !h.Ready || h.Secret == x.Secret || !s.Exists(h.Secret) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// owners are edges from the owners that exist, without those understood, whose
+// existence alone is no use.
+func (s *Snapshot) owners(m *Meta, understood func(OwnerRef) bool) []Edge {
+	var out []Edge
+	for _, o := range m.Owners {
+		if !understood(o) && s.Lives(o) {
+			out = append(out, Edge{From: o.Ref, To: m.Ref, Field: "metadata.ownerReferences", Via: Owner})
+		}
+	}
+	return out
+}
+
+// decide is the conservative mark.
+func (s *Snapshot) decide(edges []Edge) Judgement {
+	slices.SortFunc(edges, func(a, b Edge) int { return compareStrength(a, b) })
+	edges = slices.Compact(edges)
+	switch {
+	case len(edges) > 0 && edges[0].Via == Field:
+		return Judgement{Verdict: Used, Evidence: edges}
+	case len(edges) > 0:
+		return Judgement{Verdict: Unknown, Evidence: edges}
+	case len(s.Gaps) > 0:
+		why := fmt.Sprintf("%s was not read in full (%s)", s.Gaps[0].Kind, s.Gaps[0].Reason)
+		if n := len(s.Gaps) - 1; n > 0 {
+			why += fmt.Sprintf(", nor %d more", n)
+		}
+		return Judgement{Verdict: Unknown, Why: why}
+	}
+	return Judgement{Verdict: Unused}
+}

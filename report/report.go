@@ -1,0 +1,144 @@
+// Package report shows one round: what was found, why, and what would be done
+// about it, in the formats that people and their tools read.
+package report
+
+import (
+	"time"
+)
+
+// APIVersion and Kind name the schema of the JSON and YAML formats. The
+// schema itself is docs/report.schema.json.
+const (
+	APIVersion = "certherd.dev/v1alpha1"
+	Kind       = "Report"
+)
+
+// Report is everything that one round has to say. It holds no time but
+// TakenAt and no key material, and the same snapshot and options give the same
+// Report.
+type Report struct {
+	APIVersion string      `json:"apiVersion"`
+	Kind       string      `json:"kind"`
+	TakenAt    time.Time   `json:"takenAt"`
+	Summary    Summary     `json:"summary"`
+	Namespaces []Namespace `json:"namespaces"`
+	Gateways   []Gateway   `json:"gateways"`
+	Findings   []Finding   `json:"findings"`
+	Changes    []Change    `json:"changes"`
+	Gaps       []Gap       `json:"gaps"`
+}
+
+// Summary counts the whole report.
+type Summary struct {
+	// Certificates counts cert-manager Certificates, Secrets the Secrets that
+	// hold or held a certificate.
+	Certificates int `json:"certificates"`
+	Secrets      int `json:"secrets"`
+	// GatewayCertificates counts the distinct Secrets that ingress gateways
+	// load.
+	GatewayCertificates NowAfter `json:"gatewayCertificates"`
+	// GatewayMemoryMiB adds up Gateways; nil when no gateway was recognised.
+	GatewayMemoryMiB *Memory `json:"gatewayMemoryMiB"`
+	// Verdicts counts the Secrets and Certificates by verdict.
+	Verdicts map[string]int `json:"verdicts"`
+	// Findings counts Report.Findings by reason.
+	Findings map[string]int `json:"findings"`
+}
+
+// NowAfter compares a number with the same number after all proposed changes.
+type NowAfter struct {
+	Now   int `json:"now"`
+	After int `json:"after"`
+}
+
+// Memory is a gateway's predicted memory in MiB (1024² bytes): at rest, and at
+// the peak of the churn that the model assumes. Limit is the container's memory
+// limit, 0 when it has none.
+type Memory struct {
+	Now        float64 `json:"now"`
+	After      float64 `json:"after"`
+	ChurnNow   float64 `json:"churnNow"`
+	ChurnAfter float64 `json:"churnAfter"`
+	Limit      float64 `json:"limit"`
+}
+
+// Namespace counts one namespace's certificates.
+type Namespace struct {
+	Name                string   `json:"name"`
+	Certificates        int      `json:"certificates"`
+	Secrets             int      `json:"secrets"`
+	Unused              int      `json:"unused"`
+	Unknown             int      `json:"unknown"`
+	GatewayCertificates NowAfter `json:"gatewayCertificates"`
+}
+
+// Gateway is one Envoy deployment that loads certificates.
+type Gateway struct {
+	Object       Ref      `json:"object"`
+	Controller   string   `json:"controller"` // for example "kourier"
+	Hosts        int      `json:"hosts"`
+	Certificates NowAfter `json:"certificates"`
+	MemoryMiB    Memory   `json:"memoryMiB"`
+	DrainSeconds int      `json:"drainSeconds"`
+}
+
+// Ref names an API object. Group is empty for the core group, Namespace for
+// cluster-scoped objects.
+type Ref struct {
+	Group     string `json:"group"`
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// String is Kind/namespace/name, or Kind/name for a cluster-scoped object: the
+// form that `certherd explain` takes.
+func (r Ref) String() string {
+	if r.Namespace == "" {
+		return r.Kind + "/" + r.Name
+	}
+	return r.Kind + "/" + r.Namespace + "/" + r.Name
+}
+
+// Finding is one thing that a check found.
+type Finding struct {
+	Reason string `json:"reason"`
+	Object Ref    `json:"object"`
+	// Verdict is used, unused or unknown for objects that have one, and empty
+	// for the others, such as a gateway.
+	Verdict  string     `json:"verdict"`
+	Message  string     `json:"message"`
+	Evidence []Evidence `json:"evidence"`
+	Related  []Ref      `json:"related"`
+}
+
+// Evidence is one reason for a verdict: From names the object in Field.
+type Evidence struct {
+	From  Ref    `json:"from"`
+	Field string `json:"field"`
+	How   string `json:"how"` // field, mention, label or owner
+}
+
+// Change is an ordered list of steps that would mend one or more findings.
+type Change struct {
+	ID       string `json:"id"`
+	Reason   string `json:"reason"`
+	Wildcard string `json:"wildcard"` // the wildcard DNS name, for a consolidation
+	Message  string `json:"message"`  // what it saves and what it puts at risk
+	Steps    []Step `json:"steps"`
+	Held     string `json:"held"` // why it is not carried out; empty when it is
+}
+
+// Step is one write.
+type Step struct {
+	Action string `json:"action"` // issue, await, switch, retire or delete
+	Object Ref    `json:"object"`
+	To     *Ref   `json:"to,omitempty"`
+}
+
+// Gap is a kind of object that could not be read in full, so that nothing it
+// could refer to can be called unused.
+type Gap struct {
+	Kind   string `json:"kind"`
+	Reason string `json:"reason"`
+}
