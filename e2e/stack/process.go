@@ -1,0 +1,215 @@
+package stack
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// supervisorName is the zeroth argument that makes this program a supervisor.
+const supervisorName = "certherd-stack-supervisor"
+
+// Any program that imports this package can be run again as the supervisor.
+func init() {
+	if len(os.Args) == 2 && os.Args[0] == supervisorName {
+		os.Exit(supervise(os.Args[1]))
+	}
+}
+
+// A supervisor is the first process of a stack's PID namespace: when it ends, the
+// kernel kills all others. It starts and restarts them and forwards connections.
+type supervisor struct {
+	settings
+	reports *json.Encoder
+	begun   time.Time
+}
+
+// supervise runs a stack in dir until it is told to end: by a signal or, unless
+// detached, by the end of the process that started it. It returns the exit code.
+func supervise(dir string) int {
+	const firstFile = 3
+	s := &supervisor{reports: json.NewEncoder(os.NewFile(firstFile, "reports")), begun: time.Now()}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	// A report to a process that has gone, or lost output, must not end the stack.
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+
+	content, err := os.ReadFile(filepath.Join(dir, settingsFile))
+	if err == nil {
+		err = json.Unmarshal(content, &s.settings)
+	}
+	if err == nil {
+		err = isolate(s.Dir)
+	}
+	for i := 0; err == nil && i < len(s.Inner); i++ {
+		err = forward(os.NewFile(uintptr(firstFile+2+i), s.Inner[i]), s.Inner[i])
+	}
+	if err != nil {
+		return s.fail(err)
+	}
+	abandoned := make(chan struct{})
+	lifeline := os.NewFile(firstFile+1, "lifeline")
+	go func() {
+		lifeline.Read(make([]byte, 1)) // returns when the other end is closed
+		if !s.Detached {
+			close(abandoned)
+		}
+	}()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	started := make(chan error, 1)
+	go func() { started <- s.start(ctx) }()
+	for {
+		select {
+		case <-signals:
+			return 0
+		case <-abandoned:
+			return 0
+		case err := <-started:
+			if err != nil {
+				return s.fail(err)
+			}
+			s.reports.Encode(report{Ready: true})
+		}
+	}
+}
+
+func (s *supervisor) fail(err error) int {
+	fmt.Fprintln(os.Stderr, err)
+	s.reports.Encode(report{Error: err.Error()})
+	return 1
+}
+
+func (s *supervisor) progress(format string, args ...any) {
+	line := fmt.Sprintf("%5.1f s  %s", time.Since(s.begun).Seconds(), fmt.Sprintf(format, args...))
+	fmt.Fprintln(os.Stderr, line)
+	s.reports.Encode(report{Progress: line})
+}
+
+// isolate sets up the namespaces that the supervisor was started in.
+func isolate(dir string) error {
+	if err := configureNetwork(); err != nil {
+		return needsNamespaces(err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return needsNamespaces(fmt.Errorf("make mounts private: %w", err))
+	}
+	// All names are answered by the stack's own name server.
+	resolver := filepath.Join(dir, "resolv.conf")
+	if err := os.WriteFile(resolver, []byte("nameserver "+private+"\noptions ndots:1\n"), 0o644); err != nil {
+		return err
+	}
+	if err := unix.Mount(resolver, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s over /etc/resolv.conf: %w", resolver, err)
+	}
+	return nil
+}
+
+// A service is one program of the stack.
+type service struct {
+	name string
+	part Part
+	// program is the file's name in the part's bin folder; name when empty.
+	program string
+	args    []string
+	env     []string
+}
+
+// run starts a service and, as a kubelet would, starts it again a second after
+// it has ended. Its output goes to logs/<name>.log.
+func (s *supervisor) run(ctx context.Context, svc service) error {
+	if svc.program == "" {
+		svc.program = svc.name
+	}
+	log, err := os.OpenFile(s.log(svc.name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer log.Close()
+		for {
+			cmd := exec.CommandContext(ctx, filepath.Join(s.Parts[svc.part], "bin", svc.program), svc.args...)
+			cmd.Dir = s.Dir
+			cmd.Env = append(os.Environ(), svc.env...)
+			cmd.Stdout, cmd.Stderr = log, log
+			err := cmd.Run()
+			if ctx.Err() != nil {
+				return
+			}
+			fmt.Fprintf(os.Stderr, "%s ended (%v); starting it again\n", svc.name, err)
+			time.Sleep(time.Second)
+		}
+	}()
+	return nil
+}
+
+func (s *supervisor) log(name string) string { return filepath.Join(s.Dir, "logs", name+".log") }
+
+// startTimeout bounds how long any one part may take to become ready.
+const startTimeout = time.Minute
+
+// await calls check until it succeeds; an error names what it waited for and
+// shows the end of the service's log.
+func (s *supervisor) await(ctx context.Context, what, name string, check func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	var last error
+	for {
+		attempt, done := context.WithTimeout(ctx, 5*time.Second)
+		err := check(attempt)
+		done()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			content, _ := os.ReadFile(s.log(name))
+			return fmt.Errorf("waited %s for %s: %w\nend of %s:\n%s", startTimeout, what, last, s.log(name), tail(string(content), 15))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// listening checks that something accepts connections on a TCP address.
+func listening(address string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+}
+
+// answers checks that a GET is answered with status 200.
+func answers(client *http.Client, url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("GET %s: %s", url, response.Status)
+		}
+		return nil
+	}
+}
