@@ -3,12 +3,17 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/mattn/go-runewidth"
 )
+
+// narrowWidth is the width under which the reason stands above its rows
+// instead of beside each, to leave room for the message.
+const narrowWidth = 110
 
 // rowsPerReason is how many findings of one reason the table shows.
 const rowsPerReason = 10
@@ -100,7 +105,7 @@ const columnGap = 2
 // columns writes rows under a header, with each column as wide as its widest
 // cell. When the terminal is too narrow, the cells of the column `shrink` lose
 // their middle and the last column its end.
-func (t *terminal) columns(header []string, rows [][]cell, shrink int, after func(row int)) {
+func (t *terminal) columns(header []string, rows [][]cell, shrink int, before, after func(row int)) {
 	last := len(header) - 1
 	width := make([]int, len(header))
 	for i, h := range header {
@@ -145,6 +150,9 @@ func (t *terminal) columns(header []string, rows [][]cell, shrink int, after fun
 	}
 	write(head)
 	for i, row := range rows {
+		if before != nil {
+			before(i)
+		}
 		write(row)
 		if after != nil {
 			after(i)
@@ -189,8 +197,11 @@ func (t *terminal) totals(r *Report) {
 	label("Secrets", cell{text: thousands(s.Secrets)})
 	label("Unused, unknown", cell{thousands(s.unused()), styleIf(s.unused() > 0, yellow)}, cell{text: ", "},
 		cell{thousands(s.unknown()), styleIf(s.unknown() > 0, cyan)})
-	label("At the gateway", cell{text: fmt.Sprintf("%s → %s after the changes below",
-		counted(s.GatewayCertificates.Now, "certificate", "certificates"), thousands(s.GatewayCertificates.After))})
+	gateway := counted(s.GatewayCertificates.Now, "certificate", "certificates")
+	if s.GatewayCertificates.After != s.GatewayCertificates.Now {
+		gateway += " → " + thousands(s.GatewayCertificates.After) + " after the changes below"
+	}
+	label("At the gateway", cell{text: gateway})
 	m := s.GatewayMemoryMiB
 	if m == nil {
 		label("Gateway memory", cell{text: "no gateway was recognised", style: dim})
@@ -234,7 +245,7 @@ func (t *terminal) counts(r *Report) {
 			{text: thousands(n.Unused)}, {text: thousands(n.Unknown)}, {text: nowAfter(n.GatewayCertificates)}})
 	}
 	if len(rows) > 0 {
-		t.columns([]string{"NAMESPACE", "CERTIFICATES", "SECRETS", "UNUSED", "UNKNOWN", "AT THE GATEWAY"}, rows, 0, nil)
+		t.columns([]string{"NAMESPACE", "CERTIFICATES", "SECRETS", "UNUSED", "UNKNOWN", "AT THE GATEWAY"}, rows, 0, nil, nil)
 		t.line()
 	}
 	rows = nil
@@ -249,7 +260,7 @@ func (t *terminal) counts(r *Report) {
 			{text: mib(m.ChurnNow) + " → " + mib(m.ChurnAfter)}, {text: limit}, {text: fmt.Sprintf("%d s", g.DrainSeconds)}})
 	}
 	if len(rows) > 0 {
-		t.columns([]string{"GATEWAY", "CONTROLLER", "HOSTS", "CERTIFICATES", "AT REST", "IN CHURN", "LIMIT", "DRAIN"}, rows, 0, nil)
+		t.columns([]string{"GATEWAY", "CONTROLLER", "HOSTS", "CERTIFICATES", "AT REST", "IN CHURN", "LIMIT", "DRAIN"}, rows, 0, nil, nil)
 		t.line()
 	}
 }
@@ -262,25 +273,40 @@ func (t *terminal) findings(r *Report) {
 		t.prose(green, "", nothingFound(r))
 		return
 	}
+	narrow := t.o.Width > 0 && t.o.Width < narrowWidth
+	var header []string
+	if !narrow {
+		header = []string{"REASON"}
+	}
+	header = append(header, "VERDICT", "OBJECT", "MESSAGE")
 	var rows [][]cell
 	var shown []Finding
-	left := map[int]int{} // findings left out, by the row after which they would stand
+	first := map[int]group{} // the group that begins with a row
+	left := map[int]int{}    // findings left out, by the row after which they would stand
 	for _, g := range all {
 		n := len(g.Findings)
 		if t.limit > 0 {
 			n = min(n, t.limit)
 		}
+		first[len(rows)] = g
 		for _, f := range g.Findings[:n] {
-			rows = append(rows, []cell{{text: visible(f.Reason)}, {visible(f.Verdict), verdictStyles[f.Verdict]},
-				{text: visible(f.Object.String())}, {text: visible(f.Message)}})
+			row := []cell{{visible(f.Verdict), verdictStyles[f.Verdict]}, {text: visible(f.Object.String())}, {text: visible(f.Message)}}
+			if !narrow {
+				row = slices.Insert(row, 0, cell{text: visible(f.Reason)})
+			}
+			rows = append(rows, row)
 			shown = append(shown, f)
 		}
 		left[len(rows)-1] = len(g.Findings) - n
 	}
-	t.columns([]string{"REASON", "VERDICT", "OBJECT", "MESSAGE"}, rows, 2, func(i int) {
+	t.columns(header, rows, len(header)-2, func(i int) {
+		if g, ok := first[i]; ok && narrow {
+			t.line(cell{cutEnd(visible(g.Rule.Reason), t.o.Width), bold})
+		}
+	}, func(i int) {
 		if t.wide {
 			for _, e := range shown[i].Evidence {
-				t.line(cell{fmt.Sprintf("    %-8s %s %s", visible(e.How), visible(e.From.String()), visible(e.Field)), dim})
+				t.line(cell{strings.TrimRight(fmt.Sprintf("    %-8s %s %s", visible(e.How), visible(e.From.String()), visible(e.Field)), " "), dim})
 			}
 			for _, o := range shown[i].Related {
 				t.line(cell{fmt.Sprintf("    %-8s %s", "related", visible(o.String())), dim})

@@ -60,6 +60,7 @@ func Write(w io.Writer, format string, r *Report, o Options) error {
 		"csv":      writeCSV,
 		"markdown": writeMarkdown,
 
+		"html":  writeHTML,
 		"sarif": writeSARIF,
 		"junit": writeJUnit,
 	}
