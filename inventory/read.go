@@ -720,3 +720,7 @@ func (c *Collector) grant(from Ref, doc []byte) {
 		}
 	}
 }
+
+// Recorded reports whether every object of r's kind becomes a record, so that
+// one without a record does not exist (unless its kind is a Gap).
+func Recorded(r Ref) bool { return readKinds[[2]string{r.Group, r.Kind}] }

@@ -1,0 +1,567 @@
+// Package gc finds certificates that nobody needs any more: orphaned,
+// superseded, duplicate, covered and expired ones, and what is left of
+// requests. Each check is a small function named after what is wrong. It is pure.
+package gc
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/plan"
+)
+
+// Options are what the checks can be told.
+type Options struct {
+	// MinAge is how old an object must be before it can be called unused: a
+	// Secret may exist a moment before the object that will name it.
+	MinAge time.Duration
+	// RequestAge is how long a request must have been final.
+	RequestAge time.Duration
+}
+
+// Checks are the checks of this package, in the order of a report.
+func Checks(o Options) []plan.Check {
+	return []plan.Check{
+		{Reason: plan.MissingSecret, Serious: true, Run: missingSecret,
+			Doc: "An object makes a gateway serve a Secret that does not exist."},
+		{Reason: plan.SharedSecretName, Serious: true, Run: sharedSecretName,
+			Doc: "Two Certificates write the same Secret, so that each issues again what the other has issued."},
+		{Reason: plan.UnrenewedSecret, Serious: true, Run: unrenewedSecret,
+			Doc: "A Secret is in use, but the Certificate that wrote it is gone, so that nobody renews it."},
+		{Reason: plan.OrphanedSecret, Run: o.orphanedSecret,
+			Doc: "The Certificate that wrote a Secret is gone."},
+		{Reason: plan.OrphanedCertificate, Run: o.orphanedCertificate,
+			Doc: "Nobody uses the Secret that a Certificate keeps renewing."},
+		{Reason: plan.SupersededCertificate, Run: o.supersededCertificate,
+			Doc: "A per-service certificate is renewed although a wildcard serves its host by now."},
+		{Reason: plan.DuplicateCertificate, Run: o.duplicateCertificate,
+			Doc: "Two Certificates of one namespace have the same names, issuer and key."},
+		{Reason: plan.CoveredCertificate, Run: coveredCertificate,
+			Doc: "A wildcard Certificate that is Ready covers every name of another one."},
+		{Reason: plan.ExpiredUnused, Run: o.expiredUnused,
+			Doc: "A certificate has expired and nobody uses it."},
+		{Reason: plan.RequestResidue, Run: o.requestResidue,
+			Doc: "A finished CertificateRequest, Order or Challenge has no owner left that would take it away."},
+	}
+}
+
+// judge is the Snapshot's verdict, with the age of the object taken into
+// account.
+func (o Options) judge(s *inventory.Snapshot, m *inventory.Meta) inventory.Judgement {
+	j := s.Judge(m.Ref)
+	if j.Verdict != inventory.Unused {
+		return j
+	}
+	switch age := s.Taken.Sub(m.Created); {
+	case s.Ignored(m):
+		j.Verdict, j.Why = inventory.Unknown, "it is opted out by "+inventory.IgnoreAnnotation
+	case age < o.MinAge:
+		j.Verdict, j.Why = inventory.Unknown, fmt.Sprintf("it is only %s old", age.Round(time.Second))
+	}
+	return j
+}
+
+// finding makes a Finding with the verdict in its message.
+func finding(r plan.Reason, ref inventory.Ref, j inventory.Judgement, message string, fix ...plan.Step) plan.Finding {
+	f := plan.Finding{Reason: r, Object: ref, Verdict: j.Verdict, Evidence: j.Evidence}
+	switch j.Verdict {
+	case inventory.Unused:
+		f.Fix = fix
+	case inventory.Unknown:
+		why := j.Why
+		if why == "" && len(j.Evidence) > 0 {
+			why = describe(j.Evidence)
+		}
+		message += "; whether anybody uses it is unknown: " + why
+	}
+	f.Message = message
+	return f
+}
+
+func describe(edges []inventory.Edge) string {
+	e := edges[0]
+	var s string
+	switch {
+	case e.From.IsZero():
+		s = e.Field
+	case e.Via == inventory.Owner:
+		s = e.From.String() + " owns it"
+	case e.Via == inventory.Label:
+		s = fmt.Sprintf("%s may select it (%s)", e.From, e.Field)
+	default:
+		s = fmt.Sprintf("%s could name it in %s", e.From, e.Field)
+	}
+	if n := len(edges) - 1; n > 0 {
+		s += fmt.Sprintf(", and %d more", n)
+	}
+	return s
+}
+
+// missingSecret: the references that make a gateway serve a Secret which does
+// not exist. Where Secrets were not read in full, nothing is missing.
+func missingSecret(s *inventory.Snapshot) []plan.Finding {
+	if s.HasGap("secret") {
+		return nil
+	}
+	var out []plan.Finding
+	missing := map[inventory.Ref][]inventory.Edge{}
+	var order []inventory.Ref
+	for i := range s.Consumers {
+		x := &s.Consumers[i]
+		for _, t := range x.TLS {
+			if t.Secret.Name == "" || s.Exists(t.Secret) {
+				continue
+			}
+			if _, ok := missing[t.Secret]; !ok {
+				order = append(order, t.Secret)
+			}
+			e := inventory.Edge{From: x.Ref, To: t.Secret, Field: t.Field, Via: inventory.Field}
+			if !slices.Contains(missing[t.Secret], e) {
+				missing[t.Secret] = append(missing[t.Secret], e)
+			}
+		}
+	}
+	for _, ref := range order {
+		edges := missing[ref]
+		message := fmt.Sprintf("%s names it, and it does not exist", edges[0].From)
+		if n := len(edges) - 1; n > 0 {
+			message = fmt.Sprintf("%s and %d more name it, and it does not exist", edges[0].From, n)
+		}
+		switch writers := s.Writers(ref); {
+		case len(writers) > 0:
+			message += fmt.Sprintf("; %s will make it once it is issued", writers[0])
+		case edges[0].From.Group == inventory.GroupKnativeNet:
+			message += "; with Kourier this stops the controller at its next restart (net-kourier cmd/kourier, prewarm), so make the Secret or take the reference away first"
+		default:
+			message += "; its hosts have no certificate"
+		}
+		out = append(out, plan.Finding{Reason: plan.MissingSecret, Object: ref, Verdict: inventory.Used, Evidence: edges, Message: message, Related: froms(edges)})
+	}
+	return out
+}
+
+func froms(edges []inventory.Edge) []inventory.Ref {
+	var out []inventory.Ref
+	for _, e := range edges {
+		if !e.From.IsZero() && !slices.Contains(out, e.From) {
+			out = append(out, e.From)
+		}
+	}
+	return out
+}
+
+func sharedSecretName(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	done := map[inventory.Ref]bool{}
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		if done[x.Secret] {
+			continue
+		}
+		done[x.Secret] = true
+		var sharers []inventory.Ref
+		for _, w := range s.Writers(x.Secret) {
+			if w.Group == inventory.GroupCertManager {
+				sharers = append(sharers, w)
+			}
+		}
+		if len(sharers) < 2 {
+			continue
+		}
+		// cert-manager lets the one go on that the Secret names, and the others
+		// wait (internal/controller/certificates/certificates.go, CertificateOwnsSecret).
+		owner := "the oldest"
+		if sec := s.Secret(x.Secret); sec != nil && sec.CertificateName != "" {
+			owner = sec.CertificateName
+		}
+		j := s.Judge(x.Secret)
+		out = append(out, plan.Finding{
+			Reason: plan.SharedSecretName, Object: x.Secret, Verdict: j.Verdict, Evidence: j.Evidence, Related: sharers,
+			Message: fmt.Sprintf("%s all write it; cert-manager renews for %s only; give each Certificate a Secret of its own, or delete all but one", names(sharers), owner),
+		})
+	}
+	return out
+}
+
+func names(refs []inventory.Ref) string {
+	var out []string
+	for i, r := range refs {
+		if i == 3 && len(refs) > 4 {
+			out = append(out, fmt.Sprintf("%d more", len(refs)-3))
+			break
+		}
+		out = append(out, r.Name)
+	}
+	if len(out) < 2 {
+		return strings.Join(out, "")
+	}
+	return strings.Join(out[:len(out)-1], ", ") + " and " + out[len(out)-1]
+}
+
+// orphan reports whether a Secret's writer is gone, and says who that was.
+func orphan(s *inventory.Snapshot, x *inventory.Secret) (string, bool) {
+	if len(s.Writers(x.Ref)) > 0 || x.NextPrivateKey || s.HasGap("certificate.cert-manager.io") {
+		return "", false
+	}
+	switch {
+	case x.Managed:
+		return "Certificate " + x.CertificateName + ", which wrote it, is gone", true
+	case !x.CopyOf.IsZero() && x.Label("networking.internal.knative.dev/originSecretName") != "" && !s.HasGap("secret") && !s.Exists(x.CopyOf):
+		return x.CopyOf.String() + ", of which net-istio made it as a copy, is gone", true
+	}
+	return "", false
+}
+
+func (o Options) orphanedSecret(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.Secrets {
+		x := &s.Secrets[i]
+		why, ok := orphan(s, x)
+		if !ok {
+			continue
+		}
+		j := o.judge(s, &x.Meta)
+		if j.Verdict == inventory.Used {
+			continue // see unrenewedSecret
+		}
+		f := finding(plan.OrphanedSecret, x.Ref, j, why, collect(s, x.Ref)...)
+		f.Hold = heldBy(&x.Meta)
+		out = append(out, f)
+	}
+	return out
+}
+
+func unrenewedSecret(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.Secrets {
+		x := &s.Secrets[i]
+		why, ok := orphan(s, x)
+		if !ok {
+			continue
+		}
+		j := s.Judge(x.Ref)
+		if j.Verdict != inventory.Used {
+			continue
+		}
+		f := finding(plan.UnrenewedSecret, x.Ref, j, fmt.Sprintf("%s uses it, but %s: it is served until it expires%s", j.Evidence[0].From, why, ending(x.NotAfter)))
+		f.Related = froms(j.Evidence)
+		out = append(out, f)
+	}
+	return out
+}
+
+func ending(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return " on " + t.UTC().Format(time.DateOnly)
+}
+
+// collect are the steps that take a Secret away.
+func collect(s *inventory.Snapshot, ref inventory.Ref) []plan.Step {
+	x := s.Secret(ref)
+	if x == nil || !collectable(s, x) {
+		return nil
+	}
+	return []plan.Step{
+		{Action: plan.Retire, Object: ref, If: x.Version},
+		{Action: plan.Delete, Object: ref, If: x.Version},
+	}
+}
+
+// collectable: hand-made Secrets are never taken away, whatever the verdict: only what cert-manager
+// or net-istio has made can be made again.
+func collectable(s *inventory.Snapshot, x *inventory.Secret) bool {
+	return (x.Managed || x.Label("networking.internal.knative.dev/originSecretName") != "") && !x.NextPrivateKey && !s.Ignored(&x.Meta)
+}
+
+func heldBy(m *inventory.Meta) string {
+	if m.ManagedBy != "" {
+		return "managed by " + m.ManagedBy + ": take it out of what that applies"
+	}
+	return ""
+}
+
+func (o Options) orphanedCertificate(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		if c, ok := x.ControlledBy(); ok && c.Ref.Group == inventory.GroupKnativeNet {
+			continue // judged with its Knative Certificate
+		}
+		j := o.judge(s, &x.Meta)
+		if j.Verdict == inventory.Used {
+			continue
+		}
+		message := "nobody uses its Secret " + x.Secret.Name
+		if j.Verdict == inventory.Unknown {
+			message = "no known field names its Secret " + x.Secret.Name
+		}
+		hold := heldBy(&x.Meta)
+		if c, ok := x.ControlledBy(); ok && s.Lives(c) {
+			message += ", and " + c.Ref.String() + ", for which it was made, has let go of it"
+			if shim := consumer(s, c.Ref); shim != nil && shim.Shim {
+				hold = "cert-manager makes it again for " + c.Ref.String() + ": act there"
+			}
+		}
+		fix := append([]plan.Step{{Action: plan.Delete, Object: x.Ref, If: x.Version}}, collect(s, x.Secret)...)
+		f := finding(plan.OrphanedCertificate, x.Ref, j, message, fix...)
+		f.Related, f.Hold = []inventory.Ref{x.Secret}, hold
+		out = append(out, f)
+	}
+	return out
+}
+
+func consumer(s *inventory.Snapshot, ref inventory.Ref) *inventory.Consumer {
+	i, ok := slices.BinarySearchFunc(s.Consumers, ref, func(x inventory.Consumer, r inventory.Ref) int { return x.Ref.Compare(r) })
+	if !ok {
+		return nil
+	}
+	return &s.Consumers[i]
+}
+
+// supersededCertificate: Knative keeps a per-route certificate as long as its
+// host exists, whether or not a wildcard serves it
+// (knative/serving pkg/reconciler/route/route.go, deleteOrphanRouteCerts).
+func (o Options) supersededCertificate(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.KnativeCertificates {
+		x := &s.KnativeCertificates[i]
+		heir := heirOf(s, x)
+		if heir.IsZero() {
+			continue
+		}
+		j := o.judge(s, &x.Meta)
+		if j.Verdict == inventory.Used {
+			continue // its Route has not moved yet
+		}
+		message := fmt.Sprintf("%s serves %s now; this one is still renewed", heir, strings.Join(x.Names.DNS, ", "))
+		crt := inventory.CertificateRef(x.Ref.Namespace, x.Ref.Name)
+		fix := append([]plan.Step{{Action: plan.Delete, Object: x.Ref, If: x.Version}}, collect(s, x.Secret)...)
+		f := finding(plan.SupersededCertificate, x.Ref, j, message, fix...)
+		f.Related = []inventory.Ref{heir, x.Secret}
+		if s.Certificate(crt) != nil {
+			f.Related = append(f.Related, crt)
+		}
+		f.Hold = heldBy(&x.Meta)
+		out = append(out, f)
+	}
+	return out
+}
+
+// heirOf is the Secret that serves the hosts of a per-route certificate in its
+// place, zero when its own still does or nothing does.
+func heirOf(s *inventory.Snapshot, x *inventory.KnativeCertificate) inventory.Ref {
+	if x.WildcardDomain != "" || x.Type != "external-domain" {
+		return inventory.Ref{}
+	}
+	if c, ok := x.ControlledBy(); !ok || c.Ref.Kind != "Route" {
+		return inventory.Ref{}
+	}
+	var heir inventory.Ref
+	for _, host := range x.Names.DNS {
+		served := s.Served(x.Ref.Namespace, host)
+		if len(served) == 0 {
+			return inventory.Ref{}
+		}
+		for _, h := range served {
+			if h.Secret == x.Secret || !s.Exists(h.Secret) {
+				return inventory.Ref{}
+			}
+			heir = h.Secret
+		}
+	}
+	return heir
+}
+
+// duplicateCertificate groups by everything that makes certificates
+// exchangeable. The one that is used, else Ready, else oldest, stays.
+func (o Options) duplicateCertificate(s *inventory.Snapshot) []plan.Finding {
+	type key struct {
+		namespace, names, profile string
+		issuer                    inventory.IssuerRef
+	}
+	groups := map[key][]*inventory.Certificate{}
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		if x.Names.Empty() {
+			continue
+		}
+		k := key{x.Ref.Namespace, x.Names.Key(), x.Profile, x.Issuer}
+		groups[k] = append(groups[k], x)
+	}
+	var out []plan.Finding
+	for _, group := range groups {
+		if len(group) < 2 {
+			continue
+		}
+		judged := map[inventory.Ref]inventory.Judgement{}
+		for _, x := range group {
+			judged[x.Ref] = o.judge(s, &x.Meta)
+		}
+		slices.SortStableFunc(group, func(a, b *inventory.Certificate) int {
+			rank := func(x *inventory.Certificate) int {
+				switch judged[x.Ref].Verdict {
+				case inventory.Used:
+					return 0
+				case inventory.Unknown:
+					return 1
+				}
+				return 2
+			}
+			if d := rank(a) - rank(b); d != 0 {
+				return d
+			}
+			if a.Ready != b.Ready {
+				if a.Ready {
+					return -1
+				}
+				return 1
+			}
+			if c := a.Created.Compare(b.Created); c != 0 {
+				return c
+			}
+			return a.Ref.Compare(b.Ref)
+		})
+		stays := group[0]
+		for _, x := range group[1:] {
+			if x.Secret == stays.Secret {
+				continue // see sharedSecretName
+			}
+			j := judged[x.Ref]
+			f := finding(plan.DuplicateCertificate, x.Ref, j, fmt.Sprintf("same names, issuer and key as %s, which would stay", stays.Ref.Name))
+			f.Related = []inventory.Ref{stays.Ref, x.Secret}
+			if j.Verdict == inventory.Used {
+				f.Message += "; move what uses it to Secret " + stays.Secret.Name + " first"
+			}
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// coveredCertificate: exact names keep winning over a wildcard at the gateway,
+// so what is covered is still served until its users have moved.
+func coveredCertificate(s *inventory.Snapshot) []plan.Finding {
+	type key struct{ namespace, wildcard string }
+	wildcards := map[key][]*inventory.Certificate{}
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		if !x.Ready {
+			continue
+		}
+		for _, n := range x.Names.DNS {
+			if inventory.IsWildcard(n) {
+				k := key{x.Ref.Namespace, n}
+				wildcards[k] = append(wildcards[k], x)
+			}
+		}
+	}
+	if len(wildcards) == 0 {
+		return nil
+	}
+	var out []plan.Finding
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		if !x.Names.OnlyDNS() || slices.ContainsFunc(x.Names.DNS, inventory.IsWildcard) {
+			continue
+		}
+		if superseded(s, x) {
+			continue
+		}
+		_, parent, _ := strings.Cut(x.Names.DNS[0], ".")
+		for _, w := range wildcards[key{x.Ref.Namespace, "*." + parent}] {
+			if w == x || w.Issuer != x.Issuer || w.Profile != x.Profile || !inventory.CoversAll(w.Names.DNS, x.Names.DNS) {
+				continue
+			}
+			j := s.Judge(x.Ref)
+			f := finding(plan.CoveredCertificate, x.Ref, j, fmt.Sprintf("wildcard Certificate %s covers %s", w.Ref.Name, strings.Join(x.Names.DNS, ", ")))
+			f.Related = []inventory.Ref{w.Ref, w.Secret}
+			if j.Verdict == inventory.Used {
+				f.Message += "; what uses it can move to Secret " + w.Secret.Name
+			}
+			out = append(out, f)
+			break
+		}
+	}
+	return out
+}
+
+func superseded(s *inventory.Snapshot, x *inventory.Certificate) bool {
+	c, ok := x.ControlledBy()
+	if !ok || c.Ref.Group != inventory.GroupKnativeNet {
+		return false
+	}
+	k := s.KnativeCertificate(c.Ref)
+	return k != nil && !heirOf(s, k).IsZero()
+}
+
+func (o Options) expiredUnused(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.Secrets {
+		x := &s.Secrets[i]
+		if x.NotAfter.IsZero() || x.NotAfter.After(s.Taken) {
+			continue
+		}
+		j := o.judge(s, &x.Meta)
+		if j.Verdict == inventory.Used {
+			continue
+		}
+		f := finding(plan.ExpiredUnused, x.Ref, j, "it expired on "+x.NotAfter.UTC().Format(time.DateOnly), collect(s, x.Ref)...)
+		if _, orphaned := orphan(s, x); orphaned {
+			f.Fix = nil // orphanedSecret has it
+		}
+		f.Hold = heldBy(&x.Meta)
+		out = append(out, f)
+	}
+	for i := range s.Certificates {
+		x := &s.Certificates[i]
+		if x.NotAfter.IsZero() || x.NotAfter.After(s.Taken) {
+			continue
+		}
+		j := o.judge(s, &x.Meta)
+		if j.Verdict == inventory.Used {
+			continue
+		}
+		f := finding(plan.ExpiredUnused, x.Ref, j, "it expired on "+x.NotAfter.UTC().Format(time.DateOnly)+" and could not be renewed")
+		f.Related, f.Hold = []inventory.Ref{x.Secret}, heldBy(&x.Meta)
+		out = append(out, f)
+	}
+	return out
+}
+
+func (o Options) requestResidue(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.Requests {
+		x := &s.Requests[i]
+		if !x.Final || s.Taken.Sub(x.Since) < o.RequestAge || s.Ignored(&x.Meta) {
+			continue
+		}
+		if slices.ContainsFunc(x.Owners, s.Lives) {
+			continue // goes with its owner
+		}
+		if edges := s.To(x.Ref); len(edges) > 0 {
+			continue
+		}
+		message := fmt.Sprintf("finished (%s) on %s, and nobody owns it", x.State, x.Since.UTC().Format(time.DateOnly))
+		j := inventory.Judgement{Verdict: inventory.Unused}
+		if len(x.Owners) > 0 && !known(x.Owners) {
+			j = inventory.Judgement{Verdict: inventory.Unknown, Why: "its owner " + x.Owners[0].Ref.String() + " is of a kind that was not read"}
+		} else if len(s.Gaps) > 0 {
+			j = inventory.Judgement{Verdict: inventory.Unknown, Why: s.Gaps[0].Kind + " was not read in full"}
+		}
+		f := finding(plan.RequestResidue, x.Ref, j, message, plan.Step{Action: plan.Delete, Object: x.Ref, If: x.Version})
+		f.Hold = heldBy(&x.Meta)
+		out = append(out, f)
+	}
+	return out
+}
+
+// known reports whether every owner is of a kind whose objects are all
+// recorded, so that a missing one is gone.
+func known(owners []inventory.OwnerRef) bool {
+	return !slices.ContainsFunc(owners, func(o inventory.OwnerRef) bool { return !inventory.Recorded(o.Ref) })
+}

@@ -1,0 +1,269 @@
+// Package plan is what the checks find and what would mend it: values that say
+// why, in order, and that can be verified before anything is done. It is pure.
+package plan
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/certherd/certherd/inventory"
+)
+
+// Reason names what a check finds. docs/reasons.md has an entry for each.
+type Reason string
+
+// The reasons, in the order in which reports show them.
+const (
+	MissingSecret         Reason = "MissingSecret"
+	SharedSecretName      Reason = "SharedSecretName"
+	UnrenewedSecret       Reason = "UnrenewedSecret"
+	OrphanedSecret        Reason = "OrphanedSecret"
+	OrphanedCertificate   Reason = "OrphanedCertificate"
+	SupersededCertificate Reason = "SupersededCertificate"
+	DuplicateCertificate  Reason = "DuplicateCertificate"
+	CoveredCertificate    Reason = "CoveredCertificate"
+	ExpiredUnused         Reason = "ExpiredUnused"
+	RequestResidue        Reason = "RequestResidue"
+	Consolidatable        Reason = "Consolidatable"
+	NotConsolidatable     Reason = "NotConsolidatable"
+	GatewayMemory         Reason = "GatewayMemory"
+	DrainHazard           Reason = "DrainHazard"
+)
+
+// Check is one thing that can be found. Doc says in one sentence what it means
+// when it is found; a check without it is not registered. Run is pure.
+type Check struct {
+	Reason Reason
+	Doc    string
+	// Serious is true where traffic is, or soon may be, at risk.
+	Serious bool
+	Run     func(*inventory.Snapshot) []Finding
+}
+
+// Finding is one case of a Check.
+type Finding struct {
+	Reason  Reason
+	Object  inventory.Ref
+	Message string
+	// Verdict and Evidence are those on Object (see inventory.Judgement).
+	Verdict  inventory.Verdict
+	Evidence []inventory.Edge
+	Related  []inventory.Ref
+	// Wildcard is the DNS name that a consolidation would issue.
+	Wildcard string
+	// Fix is what would mend it, in order; none where nothing may be done, or
+	// where a person has to decide.
+	Fix []Step
+	// Hold says why Fix must not be carried out by certherd itself, for example
+	// because a GitOps tool would undo it. Empty when nothing speaks against it.
+	Hold string
+}
+
+// Action is what a Step does.
+type Action string
+
+const (
+	Issue  Action = "issue"  // create the object and let its controller issue
+	Await  Action = "await"  // go on only when the object is Ready and verified
+	Switch Action = "switch" // make the object name To instead of what it names
+	Retire Action = "retire" // mark, and leave for the grace period
+	Delete Action = "delete"
+)
+
+// Step is one write, or one wait.
+type Step struct {
+	Action Action
+	Object inventory.Ref
+	// From and To are the Secrets that a Switch leaves and takes. For Issue, To
+	// is the Secret that the issued certificate will be in.
+	From, To inventory.Ref
+	// Hosts are those that an Issue covers.
+	Hosts []string
+	// If is the object as it was looked at: the precondition of the write.
+	If inventory.Version
+}
+
+// Change is the Fix of one Finding. It stops at the first step that fails.
+type Change struct {
+	ID    string
+	Why   Finding
+	Steps []Step
+}
+
+// Plan is what one round found, and what it would do.
+type Plan struct {
+	Findings []Finding
+	Changes  []Change
+}
+
+// New runs checks and orders what they find. The same snapshot and checks give
+// the same Plan.
+func New(s *inventory.Snapshot, checks []Check) Plan {
+	var p Plan
+	order := map[Reason]int{}
+	for i, c := range checks {
+		if c.Doc == "" || c.Reason == "" {
+			panic("plan: check " + string(c.Reason) + " is not documented")
+		}
+		order[c.Reason] = i
+		p.Findings = append(p.Findings, c.Run(s)...)
+	}
+	slices.SortStableFunc(p.Findings, func(a, b Finding) int {
+		if a.Reason != b.Reason {
+			return order[a.Reason] - order[b.Reason]
+		}
+		if c := a.Object.Compare(b.Object); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Message, b.Message)
+	})
+	for _, f := range p.Findings {
+		if len(f.Fix) > 0 {
+			p.Changes = append(p.Changes, Change{ID: id(f), Why: f, Steps: f.Fix})
+		}
+	}
+	return p
+}
+
+// id names a change by what it does, so that the same change has the same ID
+// in the next round.
+func id(f Finding) string {
+	h := sha256.New()
+	fmt.Fprintln(h, f.Reason, f.Object, f.Wildcard)
+	for _, s := range f.Fix {
+		fmt.Fprintln(h, s.Action, s.Object, s.From, s.To)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:10]
+}
+
+// Digest is equal for plans that would do the same to the same versions of the
+// same objects. An approval names it, so that it holds for that state alone.
+func (p Plan) Digest() string {
+	h := sha256.New()
+	for _, c := range p.Changes {
+		fmt.Fprintln(h, c.ID)
+		for _, s := range c.Steps {
+			fmt.Fprintln(h, s.Action, s.Object, s.From, s.To, s.If, s.Hosts)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Verify walks through every change on its own and proves that each user keeps
+// a live certificate in every state in between. The error names the first step
+// that would take one away.
+func (p Plan) Verify(s *inventory.Snapshot) error {
+	for _, c := range p.Changes {
+		if err := verify(s, c); err != nil {
+			return fmt.Errorf("change %s (%s %s): %w", c.ID, c.Why.Reason, c.Why.Object, err)
+		}
+	}
+	return nil
+}
+
+func verify(s *inventory.Snapshot, c Change) error {
+	issued := map[inventory.Ref]Step{} // object -> its Issue step
+	live := map[inventory.Ref][]string{}
+	moved := map[[2]inventory.Ref]bool{} // consumer, Secret it has left
+	gone := map[inventory.Ref]bool{}     // deleted Certificates
+	for i, step := range c.Steps {
+		fail := func(format string, a ...any) error {
+			return fmt.Errorf("step %d, %s %s: %s", i+1, step.Action, step.Object, fmt.Sprintf(format, a...))
+		}
+		switch step.Action {
+		case Issue:
+			if s.Exists(step.To) && len(s.Writers(step.To)) > 0 {
+				return fail("%s is written by somebody else", step.To)
+			}
+			issued[step.Object] = step
+		case Await:
+			if st, ok := issued[step.Object]; ok {
+				live[st.To] = st.Hosts
+			}
+		case Switch:
+			names, ok := live[step.To]
+			if !ok {
+				if !s.Exists(step.To) {
+					return fail("%s is not there yet", step.To)
+				}
+				names = namesOf(s, step.To)
+			}
+			for _, x := range s.Consumers {
+				if x.Ref != step.Object {
+					continue
+				}
+				for _, t := range x.TLS {
+					if t.Secret == step.From && !inventory.CoversAll(names, t.Hosts) {
+						return fail("%s does not cover %s", step.To, strings.Join(t.Hosts, ", "))
+					}
+				}
+			}
+			moved[[2]inventory.Ref{step.Object, step.From}] = true
+		case Retire, Delete:
+			switch {
+			case step.Object.Kind == "Secret" && step.Object.Group == "":
+				for _, w := range s.Writers(step.Object) {
+					if !gone[w] && !gone[knativeOwner(s, w)] {
+						return fail("%s would write it again", w)
+					}
+				}
+				for _, e := range s.To(step.Object) {
+					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, step.Object}] && !slices.Contains(s.Writers(step.Object), e.From) {
+						return fail("%s still names it in %s", e.From, e.Field)
+					}
+				}
+			case step.Object.Kind == "Certificate":
+				var secret inventory.Ref
+				if x := s.Certificate(step.Object); x != nil {
+					secret = x.Secret
+				} else if x := s.KnativeCertificate(step.Object); x != nil {
+					secret = x.Secret
+				}
+				for _, e := range s.To(secret) {
+					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, secret}] && !slices.Contains(s.Writers(secret), e.From) && len(liveWriters(s, secret, step.Object, gone)) == 0 {
+						return fail("%s uses its Secret in %s, which nobody would renew", e.From, e.Field)
+					}
+				}
+				gone[step.Object] = true
+			}
+		}
+	}
+	return nil
+}
+
+// liveWriters are the writers of a Secret that are left when one more goes.
+func liveWriters(s *inventory.Snapshot, secret, going inventory.Ref, gone map[inventory.Ref]bool) []inventory.Ref {
+	var out []inventory.Ref
+	for _, w := range s.Writers(secret) {
+		if w != going && !gone[w] && knativeOwner(s, w) != going {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// knativeOwner is the Knative Certificate that a Certificate belongs to, and
+// goes with.
+func knativeOwner(s *inventory.Snapshot, w inventory.Ref) inventory.Ref {
+	if x := s.Certificate(w); x != nil {
+		if o, ok := x.ControlledBy(); ok {
+			return o.Ref
+		}
+	}
+	return inventory.Ref{}
+}
+
+func namesOf(s *inventory.Snapshot, secret inventory.Ref) []string {
+	if x := s.Secret(secret); x != nil && len(x.Names.DNS) > 0 {
+		return x.Names.DNS
+	}
+	for _, w := range s.Writers(secret) {
+		if x := s.Certificate(w); x != nil {
+			return x.Names.DNS
+		}
+	}
+	return nil
+}
