@@ -299,7 +299,7 @@ func (l *look) issuerCause(m *member, wildcard string) string {
 // dns01 asks cert-manager's own solver picker.
 func dns01(solvers []cmacme.ACMEChallengeSolver, wildcard string, labels map[string]string) bool {
 	solver, _ := solverpicker.Pick(context.Background(), wildcard,
-		[]cmacme.ACMEChallenge{{Type: cmacme.ACMEChallengeTypeDNS01}}, solvers,
+		[]cmacme.ACMEChallenge{{Type: "dns-01"}}, solvers,
 		&cmacme.Order{ObjectMeta: metav1.ObjectMeta{Labels: labels}})
 	return solver != nil
 }

@@ -101,17 +101,20 @@ type Plan struct {
 
 // New runs checks and orders what they find. The same snapshot and checks give
 // the same Plan.
-func New(s *inventory.Snapshot, checks []Check) Plan {
-	var p Plan
+func New(s *inventory.Snapshot, checks []Check) Plan { return Plan{}.And(s, checks) }
+
+// And adds what more checks find, after what is there.
+func (p Plan) And(s *inventory.Snapshot, checks []Check) Plan {
+	var found []Finding
 	order := map[Reason]int{}
 	for i, c := range checks {
 		if c.Doc == "" || c.Reason == "" {
 			panic("plan: check " + string(c.Reason) + " is not documented")
 		}
 		order[c.Reason] = i
-		p.Findings = append(p.Findings, c.Run(s)...)
+		found = append(found, c.Run(s)...)
 	}
-	slices.SortStableFunc(p.Findings, func(a, b Finding) int {
+	slices.SortStableFunc(found, func(a, b Finding) int {
 		if a.Reason != b.Reason {
 			return order[a.Reason] - order[b.Reason]
 		}
@@ -120,7 +123,9 @@ func New(s *inventory.Snapshot, checks []Check) Plan {
 		}
 		return strings.Compare(a.Message, b.Message)
 	})
-	for _, f := range p.Findings {
+	p.Findings = slices.Concat(p.Findings, found)
+	p.Changes = slices.Clone(p.Changes)
+	for _, f := range found {
 		if len(f.Fix) > 0 {
 			p.Changes = append(p.Changes, Change{ID: id(f), Why: f, Steps: f.Fix})
 		}

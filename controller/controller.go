@@ -1,0 +1,209 @@
+// Package controller is one round: Snapshot -> Findings -> Plan -> Gate ->
+// Report. It wires the steps and decides nothing itself.
+package controller
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/certherd/certherd/consolidate"
+	"github.com/certherd/certherd/cost"
+	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/gc"
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/report"
+)
+
+// Options are those of each step.
+type Options struct {
+	GC          gc.Options
+	Consolidate consolidate.Options
+	Gate        gate.Policy
+	// Namespaces narrow what is reported, not what is looked at: a reference
+	// may stand anywhere. Empty means all.
+	Namespaces []string
+}
+
+// Defaults are the options of an audit that is told nothing.
+func Defaults() Options {
+	return Options{
+		GC:          gc.Options{MinAge: 5 * time.Minute, RequestAge: 24 * time.Hour},
+		Consolidate: consolidate.Options{MinCertificates: 2, MaxHosts: 500},
+	}
+}
+
+// Checks are all checks, in the order of a report; the catalogue that
+// docs/reasons.md explains.
+func Checks(o Options, changes []plan.Change) []plan.Check {
+	return slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate), cost.Checks(changes))
+}
+
+// RunOnce makes the plan of a snapshot, asks the gate, and reports both. The
+// same snapshot and options give the same Report. An error says that the plan
+// would have broken its own promises, which is a defect of certherd; the Report
+// then proposes nothing.
+func RunOnce(s *inventory.Snapshot, o Options) (report.Report, plan.Plan, error) {
+	p := plan.New(s, slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate)))
+	err := p.Verify(s)
+	if err != nil {
+		p.Changes = nil
+	}
+	all := p.Changes
+	p = p.And(s, cost.Checks(all))
+	if len(o.Namespaces) > 0 {
+		in := func(f plan.Finding) bool {
+			return f.Object.Namespace != "" && slices.Contains(o.Namespaces, f.Object.Namespace) ||
+				f.Object.Kind == "Namespace" && slices.Contains(o.Namespaces, f.Object.Name)
+		}
+		p.Findings = slices.DeleteFunc(slices.Clone(p.Findings), func(f plan.Finding) bool { return !in(f) })
+		p.Changes = slices.DeleteFunc(slices.Clone(p.Changes), func(c plan.Change) bool { return !in(c.Why) })
+	}
+	_, held := o.Gate.Decide(p)
+	return compose(s, o, p, held), p, err
+}
+
+func compose(s *inventory.Snapshot, o Options, p plan.Plan, held []gate.Held) report.Report {
+	r := report.Report{
+		APIVersion: report.APIVersion, Kind: report.Kind, TakenAt: s.Taken.UTC(),
+		Summary: report.Summary{Verdicts: map[string]int{}, Findings: map[string]int{}},
+		// Never nil: an empty list and a missing one are different things.
+		Namespaces: []report.Namespace{}, Gateways: []report.Gateway{}, Findings: []report.Finding{}, Changes: []report.Change{}, Gaps: []report.Gap{},
+	}
+	why := map[string]string{}
+	for _, h := range held {
+		why[h.Change.ID] = h.Why
+	}
+	for _, f := range p.Findings {
+		r.Summary.Findings[string(f.Reason)]++
+		r.Findings = append(r.Findings, reportFinding(f))
+	}
+	for _, c := range p.Changes {
+		x := report.Change{ID: c.ID, Reason: string(c.Why.Reason), Wildcard: c.Why.Wildcard, Message: c.Why.Message, Steps: []report.Step{}, Held: why[c.ID]}
+		for _, st := range c.Steps {
+			y := report.Step{Action: string(st.Action), Object: report.Ref(st.Object)}
+			if !st.To.IsZero() {
+				to := report.Ref(st.To)
+				y.To = &to
+			}
+			x.Steps = append(x.Steps, y)
+		}
+		r.Changes = append(r.Changes, x)
+	}
+	for _, g := range s.Gaps {
+		r.Gaps = append(r.Gaps, report.Gap(g))
+	}
+	count(&r, s, o, p)
+	return r
+}
+
+func reportFinding(f plan.Finding) report.Finding {
+	x := report.Finding{Reason: string(f.Reason), Object: report.Ref(f.Object), Verdict: string(f.Verdict), Message: f.Message, Evidence: []report.Evidence{}, Related: []report.Ref{}}
+	for _, e := range f.Evidence {
+		x.Evidence = append(x.Evidence, report.Evidence{From: report.Ref(e.From), Field: e.Field, How: string(e.Via)})
+	}
+	for _, ref := range f.Related {
+		if ref != f.Object {
+			x.Related = append(x.Related, report.Ref(ref))
+		}
+	}
+	return x
+}
+
+// count fills the totals: per namespace, per gateway, and in all.
+func count(r *report.Report, s *inventory.Snapshot, o Options, p plan.Plan) {
+	wanted := func(ns string) bool { return len(o.Namespaces) == 0 || slices.Contains(o.Namespaces, ns) }
+	spaces := map[string]*report.Namespace{}
+	space := func(name string) *report.Namespace {
+		if spaces[name] == nil {
+			spaces[name] = &report.Namespace{Name: name}
+		}
+		return spaces[name]
+	}
+	judge := func(ref inventory.Ref) {
+		n := space(ref.Namespace)
+		v := s.Judge(ref).Verdict
+		r.Summary.Verdicts[string(v)]++
+		switch v {
+		case inventory.Unused:
+			n.Unused++
+		case inventory.Unknown:
+			n.Unknown++
+		}
+	}
+	for i := range s.Secrets {
+		if ref := s.Secrets[i].Ref; wanted(ref.Namespace) && !s.Secrets[i].NextPrivateKey {
+			space(ref.Namespace).Secrets++
+			r.Summary.Secrets++
+			judge(ref)
+		}
+	}
+	for i := range s.Certificates {
+		if ref := s.Certificates[i].Ref; wanted(ref.Namespace) {
+			space(ref.Namespace).Certificates++
+			r.Summary.Certificates++
+			judge(ref)
+		}
+	}
+	moves := cost.Moves(p.Changes)
+	now, after := map[inventory.Ref]bool{}, map[inventory.Ref]bool{}
+	for i := range s.Consumers {
+		x := &s.Consumers[i]
+		for _, t := range x.TLS {
+			if wanted(t.Secret.Namespace) && t.Secret.Name != "" {
+				now[t.Secret] = true
+				after[cost.Moved(moves, x.Ref, t.Secret)] = true
+			}
+		}
+	}
+	for ref := range now {
+		space(ref.Namespace).GatewayCertificates.Now++
+	}
+	for ref := range after {
+		space(ref.Namespace).GatewayCertificates.After++
+	}
+	r.Summary.GatewayCertificates = report.NowAfter{Now: len(now), After: len(after)}
+	for _, n := range spaces {
+		r.Namespaces = append(r.Namespaces, *n)
+	}
+	slices.SortFunc(r.Namespaces, func(a, b report.Namespace) int { return strings.Compare(a.Name, b.Name) })
+	for _, g := range cost.Gateways(s, p.Changes) {
+		m := report.Memory{
+			Now: g.Now.AtRest(), After: g.After.AtRest(),
+			ChurnNow: g.Now.UnderChurn(cost.EventsPerSecond), ChurnAfter: g.After.UnderChurn(cost.EventsPerSecond),
+			Limit: cost.MiB(g.Workload.MemoryLimit),
+		}
+		r.Gateways = append(r.Gateways, report.Gateway{
+			Object: report.Ref(g.Workload.Ref), Controller: g.Workload.Controller, Hosts: g.Hosts,
+			Certificates: report.NowAfter{Now: g.CertificatesNow, After: g.CertificatesAfter},
+			MemoryMiB:    m, DrainSeconds: g.Workload.DrainSeconds,
+		})
+		if r.Summary.GatewayMemoryMiB == nil {
+			r.Summary.GatewayMemoryMiB = new(report.Memory)
+		}
+		t := r.Summary.GatewayMemoryMiB
+		t.Now, t.After, t.ChurnNow, t.ChurnAfter, t.Limit = t.Now+m.Now, t.After+m.After, t.ChurnNow+m.ChurnNow, t.ChurnAfter+m.ChurnAfter, t.Limit+m.Limit
+	}
+}
+
+// Failed are the findings that --fail-on asks for: reasons, or "any". An
+// unknown reason is an error that lists those there are.
+func Failed(r report.Report, failOn []string) (int, error) {
+	var reasons []string
+	for _, c := range Checks(Defaults(), nil) {
+		reasons = append(reasons, string(c.Reason))
+	}
+	n := 0
+	for _, want := range failOn {
+		if want == "any" {
+			return len(r.Findings), nil
+		}
+		if !slices.Contains(reasons, want) {
+			return 0, fmt.Errorf("there is no reason %q; there are any, %s", want, strings.Join(reasons, ", "))
+		}
+		n += r.Summary.Findings[want]
+	}
+	return n, nil
+}

@@ -1,0 +1,190 @@
+package cost
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/plan"
+)
+
+// EventsPerSecond is the churn that reports assume: one service scales, or one
+// certificate is renewed, each second.
+const EventsPerSecond = 1
+
+// Gateway is a workload with what it has loaded, now and after the changes.
+type Gateway struct {
+	Workload *inventory.Workload
+	Hosts    int
+	// Certificates are the distinct Secrets that it loads.
+	Now, After                         Shape
+	CertificatesNow, CertificatesAfter int
+}
+
+// Gateways are the gateways that the model knows: Kourier's. changes are taken
+// to be carried out in full for After.
+func Gateways(s *inventory.Snapshot, changes []plan.Change) []Gateway {
+	var out []Gateway
+	moves := Moves(changes)
+	for i := range s.Workloads {
+		w := &s.Workloads[i]
+		if w.Controller != "kourier" {
+			continue
+		}
+		g := Gateway{Workload: w}
+		now, after := map[inventory.Ref]int{}, map[inventory.Ref]int{}
+		services := 0
+		for j := range s.Consumers {
+			x := &s.Consumers[j]
+			if x.Ref.Group != inventory.GroupKnativeNet || !strings.HasPrefix(x.Class, "kourier.") && (x.Class != "" || !strings.HasPrefix(s.Settings.IngressClass, "kourier.")) {
+				continue
+			}
+			services++
+			g.Hosts += len(x.Hosts)
+			for _, t := range x.TLS {
+				now[t.Secret]++
+				after[Moved(moves, x.Ref, t.Secret)]++
+			}
+		}
+		g.Now, g.After = shape(services, now, w.DrainSeconds), shape(services, after, w.DrainSeconds)
+		g.CertificatesNow, g.CertificatesAfter = len(now), len(after)
+		out = append(out, g)
+	}
+	return out
+}
+
+func shape(services int, chains map[inventory.Ref]int, drain int) Shape {
+	s := Shape{Services: services, Chains: len(chains), DrainSeconds: drain}
+	for _, n := range chains {
+		s.Shared += n - 1
+	}
+	return s
+}
+
+// Moves are the switches of all changes: consumer and old Secret to new Secret.
+func Moves(changes []plan.Change) map[[2]inventory.Ref]inventory.Ref {
+	out := map[[2]inventory.Ref]inventory.Ref{}
+	for _, c := range changes {
+		for _, s := range c.Steps {
+			if s.Action == plan.Switch {
+				out[[2]inventory.Ref{s.Object, s.From}] = s.To
+			}
+		}
+	}
+	return out
+}
+
+// Moved is the Secret that a consumer names after the moves.
+func Moved(moves map[[2]inventory.Ref]inventory.Ref, consumer, secret inventory.Ref) inventory.Ref {
+	if to, ok := moves[[2]inventory.Ref{consumer, secret}]; ok {
+		return to
+	}
+	return secret
+}
+
+// Checks are the checks of this package. changes are those that are proposed.
+func Checks(changes []plan.Change) []plan.Check {
+	return []plan.Check{
+		{Reason: plan.GatewayMemory, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return gatewayMemory(s, changes) },
+			Doc: "A gateway's certificates need more memory under churn than its limit gives."},
+		{Reason: plan.DrainHazard, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return drainHazard(s, changes) },
+			Doc: "Hosts share a filter chain on a gateway that replaces it at every event, with a drain time shorter than the longest allowed request."},
+	}
+}
+
+func gatewayMemory(s *inventory.Snapshot, changes []plan.Change) []plan.Finding {
+	var out []plan.Finding
+	for _, g := range Gateways(s, changes) {
+		limit := MiB(g.Workload.MemoryLimit)
+		churn := g.Now.UnderChurn(EventsPerSecond)
+		if limit == 0 || churn <= limit {
+			continue
+		}
+		rest, underChurn := Fit(limit, g.Workload.DrainSeconds, EventsPerSecond)
+		message := fmt.Sprintf("%d certificates for %d services: %.0f MiB at rest, %.0f MiB with one event per second and a drain time of %d s, and the limit is %.0f MiB; "+
+			"the limit holds %d such services at rest and %d under churn; it would take a limit of %d MiB",
+			g.CertificatesNow, g.Now.Services, g.Now.AtRest(), churn, g.Workload.DrainSeconds, limit, rest, underChurn, Limit(churn))
+		if after := g.After.UnderChurn(EventsPerSecond); g.CertificatesAfter < g.CertificatesNow {
+			message += fmt.Sprintf(", or the proposed consolidation, after which %d certificates need %.0f MiB at rest and %.0f MiB under churn", g.CertificatesAfter, g.After.AtRest(), after)
+		}
+		out = append(out, plan.Finding{Reason: plan.GatewayMemory, Object: g.Workload.Ref, Verdict: inventory.Used, Message: message})
+	}
+	return out
+}
+
+// Limit is the memory limit in MiB that holds a predicted peak with a fifth to
+// spare (the model's error, see docs/cost.md), rounded up to 50.
+func Limit(peak float64) int { return int(math.Ceil(peak*1.2/50)) * 50 }
+
+// MiB is bytes in MiB.
+func MiB(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+// drainHazard: Kourier puts the hosts of a shared chain in another order in
+// each push (net-kourier pkg/generator/sni.go ranges over a map), so that Envoy replaces
+// the chain at every event of any service, and ends what is still open on it when the
+// drain time is over.
+func drainHazard(s *inventory.Snapshot, changes []plan.Change) []plan.Finding {
+	longest := s.Settings.MaxRevisionTimeoutSeconds
+	if longest == 0 {
+		longest = 600 // config-defaults' default
+	}
+	var out []plan.Finding
+	for _, g := range Gateways(s, changes) {
+		drain := g.Workload.DrainSeconds
+		if drain >= longest {
+			continue
+		}
+		now, later := sharedHosts(s, nil), sharedHosts(s, Moves(changes))
+		var related []inventory.Ref
+		for ref := range later {
+			related = append(related, ref)
+		}
+		slices.SortFunc(related, inventory.Ref.Compare)
+		n := total(now)
+		message := fmt.Sprintf("%d hosts share a filter chain with others", n)
+		switch m := total(later); {
+		case n == 0 && m == 0:
+			continue
+		case n == 0:
+			message = fmt.Sprintf("after the proposed consolidation %d hosts would share a filter chain with others", m)
+		case m > n:
+			message += fmt.Sprintf(", and after the proposed consolidation %d would", m)
+		}
+		message += fmt.Sprintf("; Kourier replaces a shared chain at every event of any service, and Envoy then cuts what lasts longer than its drain time of %d s, while Knative allows requests of %d s; set DRAIN_TIME_SECONDS of the gateway to %d or more first", drain, longest, longest)
+		out = append(out, plan.Finding{Reason: plan.DrainHazard, Object: g.Workload.Ref, Verdict: inventory.Used, Message: message, Related: related})
+	}
+	return out
+}
+
+// sharedHosts counts, for each Secret that several Knative Ingresses name, the
+// hosts that they serve with it.
+func sharedHosts(s *inventory.Snapshot, moves map[[2]inventory.Ref]inventory.Ref) map[inventory.Ref]int {
+	sharers, hosts := map[inventory.Ref]int{}, map[inventory.Ref]int{}
+	for i := range s.Consumers {
+		x := &s.Consumers[i]
+		if x.Ref.Group != inventory.GroupKnativeNet {
+			continue
+		}
+		for _, t := range x.TLS {
+			to := Moved(moves, x.Ref, t.Secret)
+			sharers[to]++
+			hosts[to] += len(t.Hosts)
+		}
+	}
+	for ref, n := range sharers {
+		if n < 2 {
+			delete(hosts, ref)
+		}
+	}
+	return hosts
+}
+
+func total(m map[inventory.Ref]int) int {
+	n := 0
+	for _, v := range m {
+		n += v
+	}
+	return n
+}
