@@ -16,12 +16,18 @@ import (
 type Ref struct{ Group, Kind, Namespace, Name string }
 
 // String is Kind/namespace/name, or Kind/name when the object is
-// cluster-scoped.
+// cluster-scoped. Knative's own Ingress and Certificate are called KIngress
+// and KCertificate, as its developers do, so that nobody takes them for the
+// ones of Kubernetes and cert-manager.
 func (r Ref) String() string {
-	if r.Namespace == "" {
-		return r.Kind + "/" + r.Name
+	kind := r.Kind
+	if r.Group == GroupKnativeNet {
+		kind = "K" + kind
 	}
-	return r.Kind + "/" + r.Namespace + "/" + r.Name
+	if r.Namespace == "" {
+		return kind + "/" + r.Name
+	}
+	return kind + "/" + r.Namespace + "/" + r.Name
 }
 
 // IsZero reports whether r names nothing.

@@ -4,6 +4,8 @@ package report
 
 import (
 	"time"
+
+	"github.com/certherd/certherd/inventory"
 )
 
 // APIVersion and Kind name the schema of the JSON and YAML formats. The
@@ -92,13 +94,9 @@ type Ref struct {
 }
 
 // String is Kind/namespace/name, or Kind/name for a cluster-scoped object: the
-// form that `certherd explain` takes.
-func (r Ref) String() string {
-	if r.Namespace == "" {
-		return r.Kind + "/" + r.Name
-	}
-	return r.Kind + "/" + r.Namespace + "/" + r.Name
-}
+// form that `certherd explain` takes. Knative's own Ingress and Certificate are
+// KIngress and KCertificate (see inventory.Ref).
+func (r Ref) String() string { return inventory.Ref(r).String() }
 
 // Finding is one thing that a check found.
 type Finding struct {
