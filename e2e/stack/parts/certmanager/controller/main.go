@@ -6,10 +6,10 @@ package main
 
 import (
 	"context"
-	"flag"
 	"strings"
 	"time"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/klog/v2"
@@ -46,14 +46,13 @@ import (
 const workers = 5
 
 func main() {
-	kubeconfig := flag.String("kubeconfig", "", "path of the kubeconfig")
-	resourceNamespace := flag.String("cluster-resource-namespace", "cert-manager", "namespace of the Secrets that ClusterIssuers refer to")
-	ownerRef := flag.Bool("enable-certificate-owner-ref", false, "make Certificates the owners of their Secrets")
-	gateway := flag.Bool("enable-gateway-api", true, "run gateway-shim")
-	dns01Servers := flag.String("dns01-recursive-nameservers", "", "comma-separated host:port of the name servers for DNS-01 self checks")
-	http01Servers := flag.String("acme-http01-solver-nameservers", "", "comma-separated host:port of the name servers for HTTP-01 self checks")
-	klog.InitFlags(nil)
-	flag.Parse()
+	kubeconfig := pflag.String("kubeconfig", "", "path of the kubeconfig")
+	resourceNamespace := pflag.String("cluster-resource-namespace", "cert-manager", "namespace of the Secrets that ClusterIssuers refer to")
+	ownerRef := pflag.Bool("enable-certificate-owner-ref", false, "make Certificates the owners of their Secrets")
+	gateway := pflag.Bool("enable-gateway-api", true, "run gateway-shim")
+	dns01Servers := pflag.String("dns01-recursive-nameservers", "", "comma-separated host:port of the name servers for DNS-01 self checks")
+	http01Servers := pflag.String("acme-http01-solver-nameservers", "", "comma-separated host:port of the name servers for HTTP-01 self checks")
+	pflag.Parse()
 
 	ctx := logf.NewContext(ctrl.SetupSignalHandler(), klog.Background())
 	if err := run(ctx, controller.ContextOptions{
