@@ -3,6 +3,7 @@ package inventory
 import (
 	"bytes"
 	"cmp"
+	"encoding/base64"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ import (
 //  5. Snapshot.
 //
 // The order of objects within a step changes nothing. A Collector is not safe
-// for use by several goroutines at once.
+// for use by several goroutines at once, but for Mentions after Freeze.
 type Collector struct {
 	o     Objects
 	gaps  []Gap
@@ -31,6 +32,7 @@ type Collector struct {
 	targets [][]Ref          // by index of the Matcher's names
 	labels  map[Pair][]Ref   // Secrets by the labels that are not their manager's
 	ownerOf map[string][]Ref // judged objects by the UIDs of owners of other kinds
+	ownKind map[[2]string]bool
 	byNS    map[string][]Ref // judged Secrets by namespace, sorted by name
 	other   map[Ref]bool     // Secrets that are never judged
 	rows    map[[2]string][]reference
@@ -95,9 +97,11 @@ func (c *Collector) Freeze() {
 	}
 	c.labels = map[Pair][]Ref{}
 	c.ownerOf = map[string][]Ref{}
+	c.ownKind = map[[2]string]bool{}
 	c.byNS = map[string][]Ref{}
 	owners := func(m *Meta) {
 		for _, o := range m.Owners {
+			c.ownKind[[2]string{o.Ref.Group, o.Ref.Kind}] = true
 			if _, ok := readKinds[[2]string{o.Ref.Group, o.Ref.Kind}]; !ok && o.UID != "" {
 				c.ownerOf[o.UID] = append(c.ownerOf[o.UID], m.Ref)
 				if _, ok := index[o.UID]; !ok {
@@ -157,6 +161,18 @@ func (c *Collector) Freeze() {
 		c.scanText(t)
 	}
 	c.texts = nil
+}
+
+// NamedAsOwner reports, after Freeze, whether an object that gets a verdict names
+// an owner of a kind. Such a kind is to be scanned, whatever it otherwise
+// holds: as long as the owner exists, the object may be wanted.
+func (c *Collector) NamedAsOwner(group, kind string) bool { return c.ownKind[[2]string{group, kind}] }
+
+// AlwaysScanned reports whether objects of a kind need a Scan even where Mentions
+// finds nothing in them: the kind may refer to Secrets by a selector or through its own
+// name, or allow references to every one.
+func AlwaysScanned(group, kind string) bool {
+	return !knownSchema(group) || secretSelectors[[2]string{group, kind}] || group == GroupGateway && kind == "ReferenceGrant"
 }
 
 // Frozen reports whether step 1 has ended.
@@ -309,6 +325,11 @@ func (c *Collector) Scan(group, kind string, doc []byte) error {
 			}
 			if schema && harmless(group, kind, path) {
 				return
+			}
+			if path[0] == "binaryData" && group == "" {
+				if b, err := base64.StdEncoding.DecodeString(value); err == nil {
+					value = string(b)
+				}
 			}
 		}
 		c.matcher.Find([]byte(value), func(i int) bool {

@@ -233,7 +233,13 @@ func (c *Collector) AddSecret(m *metav1.ObjectMeta, typ string, names *Names, no
 	labelled := m.Labels[cm.PartOfCertManagerControllerLabelKey] == "true"
 	if typ != string(corev1.SecretTypeTLS) && !labelled && names == nil {
 		c.kept++
-		c.o.OtherSecrets = append(c.o.OtherSecrets, SecretRef(c.str(m.Namespace), c.str(m.Name)))
+		ref := SecretRef(c.str(m.Namespace), c.str(m.Name))
+		c.o.OtherSecrets = append(c.o.OtherSecrets, ref)
+		// It may name one that holds a certificate, or own it.
+		c.texts = append(c.texts, c.metaTexts(ref, m)...)
+		if m.UID != "" {
+			c.texts = append(c.texts, text{from: ref, field: "metadata.uid", value: string(m.UID)})
+		}
 		return
 	}
 	a := m.Annotations

@@ -1,0 +1,185 @@
+package live
+
+import (
+	"errors"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// This file reads protobuf messages without their schema, as far as the wire
+// format tells (protobuf.dev/programming-guides/encoding).
+
+// errNotMessage says that bytes are no protobuf message.
+var errNotMessage = errors.New("the object is not a message in protobuf")
+
+// field returns the first length-delimited field of a message with a number,
+// nil if there is none.
+func field(msg []byte, want protowire.Number) []byte {
+	for len(msg) > 0 {
+		num, typ, n := protowire.ConsumeTag(msg)
+		if n < 0 {
+			return nil
+		}
+		msg = msg[n:]
+		if num == want && typ == protowire.BytesType {
+			v, n := protowire.ConsumeBytes(msg)
+			if n < 0 {
+				return nil
+			}
+			return v
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, msg); n < 0 {
+			return nil
+		}
+		msg = msg[n:]
+	}
+	return nil
+}
+
+// Fields of metav1.ObjectMeta (k8s.io/apimachinery pkg/apis/meta/v1/generated.proto).
+const (
+	metaName            = 1
+	metaGenerateName    = 2
+	metaNamespace       = 3
+	metaSelfLink        = 4
+	metaUID             = 5
+	metaResourceVersion = 6
+	metaAnnotations     = 12
+	metaOwners          = 13
+	metaFinalizers      = 14
+	metaManagedFields   = 17
+)
+
+// leaves calls visit with every string of an object that could name another
+// one, until visit returns false. The object's metadata is its field 1, as in
+// every kind of Kubernetes; of that, fields are left out that inventory.Scan
+// leaves out, too.
+//
+// What is a string and what a message only the schema tells. What can be read as a
+// message is taken apart, and what is text is looked at as a whole: what is both is
+// treated as both. A string of the API server is always text, for
+// it came as JSON or will go as JSON; so no string is missed, and some that are
+// none are looked at.
+func leaves(object []byte, visit func([]byte) bool) error {
+	for len(object) > 0 {
+		num, typ, n := protowire.ConsumeTag(object)
+		if n < 0 {
+			return errNotMessage
+		}
+		object = object[n:]
+		if typ != protowire.BytesType {
+			if n = protowire.ConsumeFieldValue(num, typ, object); n < 0 {
+				return errNotMessage
+			}
+			object = object[n:]
+			continue
+		}
+		v, n := protowire.ConsumeBytes(object)
+		if n < 0 {
+			return errNotMessage
+		}
+		object = object[n:]
+		if num != 1 {
+			if !value(v, visit) {
+				return nil
+			}
+			continue
+		}
+		for len(v) > 0 {
+			num, typ, n := protowire.ConsumeTag(v)
+			if n < 0 {
+				return errNotMessage
+			}
+			size := protowire.ConsumeFieldValue(num, typ, v[n:])
+			if size < 0 {
+				return errNotMessage
+			}
+			f := v[n : n+size]
+			v = v[n+size:]
+			switch num {
+			case metaName, metaGenerateName, metaNamespace, metaSelfLink, metaResourceVersion, metaOwners, metaFinalizers, metaManagedFields:
+				continue
+			}
+			if typ == protowire.BytesType {
+				b, _ := protowire.ConsumeBytes(f)
+				if !value(b, visit) {
+					return nil
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// value visits a length-delimited value and what is in it.
+func value(v []byte, visit func([]byte) bool) bool {
+	if len(v) == 0 {
+		return true
+	}
+	if isMessage(v) {
+		for m := v; len(m) > 0; {
+			num, typ, n := protowire.ConsumeTag(m)
+			m = m[n:]
+			if typ != protowire.BytesType {
+				m = m[protowire.ConsumeFieldValue(num, typ, m):]
+				continue
+			}
+			b, n := protowire.ConsumeBytes(m)
+			m = m[n:]
+			if !value(b, visit) {
+				return false
+			}
+		}
+		if !utf8.Valid(v) {
+			return true
+		}
+	}
+	return visit(v)
+}
+
+// isMessage reports whether bytes can be read as a message. Groups do not
+// occur in Kubernetes.
+func isMessage(v []byte) bool {
+	for len(v) > 0 {
+		num, typ, n := protowire.ConsumeTag(v)
+		if n < 0 || typ == protowire.StartGroupType || typ == protowire.EndGroupType {
+			return false
+		}
+		v = v[n:]
+		if n = protowire.ConsumeFieldValue(num, typ, v); n < 0 {
+			return false
+		}
+		v = v[n:]
+	}
+	return true
+}
+
+// lastApplied is where kubectl apply keeps the whole manifest: of a Secret,
+// with its data.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// trimMeta appends to dst an ObjectMeta message without its managed fields and
+// without the annotation lastApplied.
+func trimMeta(dst, meta []byte) ([]byte, error) {
+	for len(meta) > 0 {
+		num, typ, n := protowire.ConsumeTag(meta)
+		if n < 0 {
+			return nil, errNotMessage
+		}
+		size := protowire.ConsumeFieldValue(num, typ, meta[n:])
+		if size < 0 {
+			return nil, errNotMessage
+		}
+		keep := num != metaManagedFields
+		if num == metaAnnotations && typ == protowire.BytesType {
+			entry, _ := protowire.ConsumeBytes(meta[n:])
+			keep = string(field(entry, 1)) != lastApplied
+		}
+		if keep {
+			dst = append(dst, meta[:n+size]...)
+		}
+		meta = meta[n+size:]
+	}
+	return dst, nil
+}
