@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,16 +29,32 @@ type Collector struct {
 	intern map[string]string
 	kept   int // how many objects became records
 
-	matcher *Matcher
-	targets [][]Ref          // by index of the Matcher's names
-	labels  map[Pair][]Ref   // Secrets by the labels that are not their manager's
-	ownerOf map[string][]Ref // judged objects by the UIDs of owners of other kinds
-	ownKind map[[2]string]bool
-	byNS    map[string][]Ref // judged Secrets by namespace, sorted by name
-	other   map[Ref]bool     // Secrets that are never judged
-	rows    map[[2]string][]reference
-	edges   map[Ref]*edgeSet
-	scan    scanState
+	matcher  *Matcher
+	spaces   *Matcher         // the namespaces of the judged objects
+	targets  []target         // by index of the Matcher's names
+	labels   map[Pair][]Ref   // Secrets by the labels that are not their manager's
+	ownerOf  map[string][]Ref // judged objects by the UIDs of owners of other kinds
+	ownerRef map[Ref][]owned  // the same by the owner's name
+	ownKind  map[[2]string]bool
+	byNS     map[string][]Ref // judged Secrets by namespace, sorted by name
+	byName   []Ref            // judged Secrets sorted by name
+	other    map[Ref]bool     // Secrets that are never judged
+	rows     map[[2]string][]reference
+	edges    map[Ref]*edgeSet
+	scan     scanState
+}
+
+// target is what one of the Matcher's names stands for.
+type target struct {
+	refs  []Ref
+	label bool // the name is a label's key
+	owner bool // the name is an owner's UID
+}
+
+// owned is a judged object and the UID by which it names its owner.
+type owned struct {
+	uid string
+	ref Ref
 }
 
 // text is a string of an object whose scan has to wait for Freeze.
@@ -83,32 +100,48 @@ func (c *Collector) str(s string) string {
 // Freeze ends step 1: it builds the set of names that Scan looks for.
 func (c *Collector) Freeze() {
 	c.intern = map[string]string{}
+	c.labels = map[Pair][]Ref{}
+	c.ownerOf = map[string][]Ref{}
+	c.ownerRef = map[Ref][]owned{}
+	c.ownKind = map[[2]string]bool{}
+	c.byNS = map[string][]Ref{}
+	for _, r := range c.o.OtherSecrets {
+		c.other[r] = true
+	}
 	index := map[string]int32{}
 	var names []string
-	add := func(name string, ref Ref) {
+	at := func(name string) *target {
 		i, ok := index[name]
 		if !ok {
 			i = int32(len(names))
 			index[name] = i
 			names = append(names, name)
-			c.targets = append(c.targets, nil)
+			c.targets = append(c.targets, target{})
 		}
-		c.targets[i] = append(c.targets[i], ref)
+		return &c.targets[i]
 	}
-	c.labels = map[Pair][]Ref{}
-	c.ownerOf = map[string][]Ref{}
-	c.ownKind = map[[2]string]bool{}
-	c.byNS = map[string][]Ref{}
+	spaces := map[string]bool{}
+	add := func(name string, ref Ref) {
+		t := at(name)
+		t.refs = append(t.refs, ref)
+		spaces[ref.Namespace] = true
+	}
 	owners := func(m *Meta) {
 		for _, o := range m.Owners {
 			c.ownKind[[2]string{o.Ref.Group, o.Ref.Kind}] = true
-			if _, ok := readKinds[[2]string{o.Ref.Group, o.Ref.Kind}]; !ok && o.UID != "" {
+			if readKinds[[2]string{o.Ref.Group, o.Ref.Kind}] {
+				continue // judged by the records: see Snapshot.Lives
+			}
+			if o.UID != "" {
 				c.ownerOf[o.UID] = append(c.ownerOf[o.UID], m.Ref)
-				if _, ok := index[o.UID]; !ok {
-					index[o.UID] = int32(len(names))
-					names = append(names, o.UID)
-					c.targets = append(c.targets, nil)
-				}
+				at(o.UID).owner = true
+			} else {
+				at(o.Ref.Name).owner = true
+			}
+			for _, ns := range []string{m.Ref.Namespace, ""} {
+				r := o.Ref
+				r.Namespace = ns
+				c.ownerRef[r] = append(c.ownerRef[r], owned{o.UID, m.Ref})
 			}
 		}
 	}
@@ -120,20 +153,11 @@ func (c *Collector) Freeze() {
 			add(base, s.Ref)
 		}
 		c.byNS[s.Ref.Namespace] = append(c.byNS[s.Ref.Namespace], s.Ref)
+		c.byName = append(c.byName, s.Ref)
 		for _, l := range s.Labels {
-			if managerLabel(l.Key) {
-				continue
-			}
-			c.labels[l] = append(c.labels[l], s.Ref)
-			for _, pattern := range []string{l.Key + "=" + l.Value, l.Key} {
-				if pattern == l.Key && !strings.Contains(l.Key, "/") {
-					continue // a bare word says nothing
-				}
-				if _, ok := index[pattern]; !ok {
-					index[pattern] = int32(len(names))
-					names = append(names, pattern)
-					c.targets = append(c.targets, nil)
-				}
+			if !managerLabel(l.Key) {
+				c.labels[l] = append(c.labels[l], s.Ref)
+				at(l.Key).label = true
 			}
 		}
 		owners(&s.Meta)
@@ -149,18 +173,22 @@ func (c *Collector) Freeze() {
 	for _, list := range c.byNS {
 		slices.SortFunc(list, Ref.Compare)
 	}
-	for _, list := range c.targets {
-		slices.SortFunc(list, Ref.Compare)
-	}
-	for _, r := range c.o.OtherSecrets {
-		c.other[r] = true
+	slices.SortFunc(c.byName, func(a, b Ref) int { return cmp.Or(strings.Compare(a.Name, b.Name), a.Compare(b)) })
+	for i := range c.targets {
+		slices.SortFunc(c.targets[i].refs, Ref.Compare)
 	}
 	c.matcher = NewMatcher(names)
+	c.spaces = NewMatcher(slices.Sorted(maps.Keys(spaces)))
 	c.scan.names = names
+	c.scan.spaces = slices.Sorted(maps.Keys(spaces))
 	for _, t := range c.texts {
 		c.scanText(t)
 	}
 	c.texts = nil
+	// Secrets are not scanned, but a Secret may own another one.
+	for i := range c.o.Secrets {
+		c.owner(c.o.Secrets[i].Ref, c.o.Secrets[i].Version.UID)
+	}
 }
 
 // NamedAsOwner reports, after Freeze, whether an object that gets a verdict names
@@ -172,20 +200,44 @@ func (c *Collector) NamedAsOwner(group, kind string) bool { return c.ownKind[[2]
 // finds nothing in them: the kind may refer to Secrets by a selector or through its own
 // name, or allow references to every one.
 func AlwaysScanned(group, kind string) bool {
-	return !knownSchema(group) || secretSelectors[[2]string{group, kind}] || group == GroupGateway && kind == "ReferenceGrant"
+	return !knownSchema(group, kind) || secretSelectors[[2]string{group, kind}] || group == GroupGateway && kind == "ReferenceGrant"
 }
 
 // Frozen reports whether step 1 has ended.
 func (c *Collector) Frozen() bool { return c.matcher != nil }
 
-// Mentions reports whether a text holds any name that the scan looks for. It is the cheap
-// question that spares most objects from being decoded; it may say yes where
-// Scan then finds nothing, never the other way round, as long as text holds every
-// string of the object as it is or in JSON.
+// Mentions reports whether Scan could find evidence in an object, given its JSON
+// or one string of it at a time. It is the cheap question that spares most
+// objects from being decoded; it may say yes where Scan then finds nothing. It
+// says no only where Scan would find nothing, provided that the object has a
+// UID, that its kind is not AlwaysScanned, and that text holds every string of it
+// either as it is or in JSON that escapes no letter, digit, dash, dot or slash.
+// (A known field that names what does not exist is no evidence for anything, and
+// not looked for.)
 func (c *Collector) Mentions(text []byte) bool {
 	found := false
-	c.matcher.Find(text, func(int) bool { found = true; return false })
+	c.matcher.Find(text, func(i, start int) bool {
+		t := &c.targets[i]
+		if len(t.refs) > 0 || t.owner {
+			found = true
+		} else {
+			// A label's key that is a key here, too, is a label or a selector of
+			// some other kind's objects, and no text.
+			end := start + len(c.scan.names[i])
+			found = !jsonKey(text, start, end) && !(end-start == len(text) && plainLabel(c.scan.names[i]))
+		}
+		return !found
+	})
 	return found
+}
+
+// jsonKey reports whether text[start:end] is a whole key of a JSON object.
+func jsonKey(text []byte, start, end int) bool {
+	if start == 0 || text[start-1] != '"' || start > 1 && text[start-2] == '\\' {
+		return false
+	}
+	rest, ok := bytes.CutPrefix(text[end:], []byte{'"'})
+	return ok && bytes.HasPrefix(bytes.TrimLeft(rest, " \t\r\n"), []byte{':'})
 }
 
 // edgeSet keeps the edges to one object: all of those that say how a gateway
@@ -235,15 +287,19 @@ func (v Evidence) strength() int {
 	return slices.Index([]Evidence{Field, Owner, Label, Mention}, v)
 }
 
-// manages reports whether from is part of the machinery that makes to, so that
-// naming it is no use of it: the Certificate of a Secret, the
-// CertificateRequests and Orders of a Certificate, and so on.
+// manages reports whether from is part of the machinery that makes the
+// Certificate to, so that naming it is no use of it: its CertificateRequests,
+// Orders and Challenges, and the Knative Certificate that it was made for, which
+// has its name.
 func (c *Collector) manages(from, to Ref) bool {
+	if to.Kind != "Certificate" || to.Namespace != from.Namespace {
+		return false
+	}
 	switch {
 	case from.Group == GroupACME, from.Group == GroupCertManager && from.Kind == "CertificateRequest":
-		return to.Kind == "Certificate" && to.Namespace == from.Namespace
+		return true
 	case from.Kind == "Certificate" && (from.Group == GroupCertManager || from.Group == GroupKnativeNet):
-		return to.Name == from.Name && to.Namespace == from.Namespace
+		return to.Name == from.Name
 	}
 	return false
 }
@@ -251,37 +307,53 @@ func (c *Collector) manages(from, to Ref) bool {
 // scanState is what one Scan needs, kept from object to object so as to
 // allocate once.
 type scanState struct {
-	names     []string
-	hits      []hit
-	fields    []fieldHit
-	besides   map[int]string
-	selectors []Pair
+	names   []string
+	spaces  []string
+	hits    []hit
+	fields  []fieldHit
+	besides map[int]string
+	env     map[int]*envVar
+	labels  []labelHit
+	lookup  string // the namespace that an annotation moves an Ingress's Secrets to
 }
 
+// hit is a name in a string of the object.
 type hit struct {
 	field string
 	name  int
-	exact bool
-	key   string // the last key of the path, lower case
+	exact bool   // the string, or the value of its flag, is the name and nothing else
+	key   string // what the string is called, lower case
+	free  bool   // the string is data, not a field of a schema
+	env   int    // the object of an environment variable's value, 0 for none
+	known int    // index of the known field whose value it stands in, -1 for none
 }
 
 type fieldHit struct {
-	row    reference
-	field  string
-	value  string
-	parent int
+	row      reference
+	field    string
+	value    string
+	parent   int
+	resolved bool // the field names something that exists
+}
+
+type envVar struct{ name, value string }
+
+type labelHit struct {
+	field string
+	to    []Ref
 }
 
 // Scan reads one object of a kind that has no verdict: doc is its JSON. It
 // finds what its known fields refer to, and what its other strings could name.
 func (c *Collector) Scan(group, kind string, doc []byte) error {
 	s := &c.scan
-	s.hits, s.fields, s.selectors = s.hits[:0], s.fields[:0], s.selectors[:0]
-	s.besides = map[int]string{}
+	s.hits, s.fields, s.labels, s.lookup = s.hits[:0], s.fields[:0], s.labels[:0], ""
+	s.besides, s.env = map[int]string{}, map[int]*envVar{}
 	rows := c.rowsOf(group, kind)
-	schema := knownSchema(group)
+	schema := knownSchema(group, kind)
+	selects := !schema || secretSelectors[[2]string{group, kind}]
 	var namespace, name, uid string
-	allSecrets := false
+	allSecrets, anyNamespace := false, false
 	err := walk(doc, func(path []string, parent int, value string, isKey bool) {
 		last := path[len(path)-1]
 		if len(path) == 2 && path[0] == "metadata" && !isKey {
@@ -298,75 +370,92 @@ func (c *Collector) Scan(group, kind string, doc []byte) error {
 			return
 		}
 		if isKey {
+			anyNamespace = anyNamespace || path[0] != "metadata" && strings.Contains(strings.ToLower(last), "namespace")
 			if schema && !freeKeys(path) {
 				return
 			}
-		} else {
-			if last == "namespace" || last == "secretNamespace" || last == "certs-secret-namespace" {
-				s.besides[parent] = value
-			}
-			if sel, ok := selectorPair(path, value); ok {
-				if value == "{}" {
-					allSecrets = allSecrets || strings.Contains(strings.ToLower(strings.Join(path, ".")), "secret")
-				} else {
-					s.selectors = append(s.selectors, sel)
-				}
-			}
-			for i := range rows {
-				r := &rows[i]
-				if !pathMatches(r.path, path) {
-					continue
-				}
-				s.fields = append(s.fields, fieldHit{row: *r, field: fieldPath(path), value: value, parent: parent})
-				if r.group != "*" && r.group != "" || schema {
-					return // the field is known: its value names nothing else
-				}
-				break
-			}
-			if schema && harmless(group, kind, path) {
-				return
-			}
-			if path[0] == "binaryData" && group == "" {
-				if b, err := base64.StdEncoding.DecodeString(value); err == nil {
-					value = string(b)
-				}
+			c.find(path, last, -1, 0, true)
+			return
+		}
+		if last == "namespace" || last == "secretNamespace" || last == "certs-secret-namespace" {
+			s.besides[parent] = value
+		}
+		if last == "projectcontour.io/tls-cert-namespace" && kind == "Ingress" {
+			s.lookup = value
+		}
+		if selects {
+			if value == emptyObject {
+				allSecrets = allSecrets || selectsAll(path)
+			} else if to := c.selected(path, value); len(to) > 0 {
+				s.labels = append(s.labels, labelHit{"selector " + last + "=" + value, to})
 			}
 		}
-		c.matcher.Find([]byte(value), func(i int) bool {
-			s.hits = append(s.hits, hit{field: fieldPath(path), name: i, exact: len(value) == len(s.names[i]), key: strings.ToLower(last)})
-			return true
-		})
+		if value == emptyObject {
+			return
+		}
+		known := -1
+		for i := range rows {
+			if r := &rows[i]; pathMatches(r.path, path) {
+				known = len(s.fields)
+				s.fields = append(s.fields, fieldHit{row: *r, field: fieldPath(path), value: value, parent: parent})
+				break
+			}
+		}
+		if argument(path) {
+			known = c.flag(path, value, known)
+		}
+		env := environment(path)
+		if env {
+			v := s.env[parent]
+			if v == nil {
+				v = new(envVar)
+				s.env[parent] = v
+			}
+			if last == "name" {
+				v.name = value
+			} else {
+				v.value = value
+			}
+		}
+		if schema && harmless(group, kind, path) {
+			return
+		}
+		if path[0] == "binaryData" && group == "" {
+			if b, err := base64.StdEncoding.DecodeString(value); err == nil {
+				value = string(b)
+			}
+		}
+		if !env {
+			parent = 0
+		}
+		c.find(path, value, known, parent, false)
 	})
 	if err != nil {
 		return err
 	}
 	from := Ref{Group: c.str(group), Kind: c.str(kind), Namespace: c.str(namespace), Name: c.str(name)}
-	for _, f := range s.fields {
-		c.field(from, f)
+	for i := range s.fields {
+		s.fields[i].resolved = c.field(from, s.fields[i])
 	}
+	c.environment(from)
 	if len(s.hits) > 0 {
 		c.mentions(from, schema, doc)
 	}
-	for _, p := range s.selectors {
-		if schema && !secretSelectors[[2]string{group, kind}] {
-			continue
-		}
-		for _, to := range c.labelled(p) {
-			c.edge(Edge{From: from, To: to, Field: "selector " + p.Key + "=" + p.Value, Via: Label}, false)
+	for _, l := range s.labels {
+		for _, to := range l.to {
+			c.edge(Edge{From: from, To: to, Field: l.field, Via: Label}, false)
 		}
 	}
-	if allSecrets && (!schema || secretSelectors[[2]string{group, kind}]) {
+	if allSecrets {
 		for ns, list := range c.byNS {
-			if namespace == "" || ns == namespace {
+			if namespace == "" || ns == namespace || anyNamespace {
 				for _, to := range list {
 					c.edge(Edge{From: from, To: to, Field: "selector of all Secrets", Via: Label}, false)
 				}
 			}
 		}
 	}
-	for _, to := range c.ownerOf[uid] {
-		c.edge(Edge{From: from, To: to, Field: "metadata.ownerReferences", Via: Owner}, false)
-	}
+	c.owner(from, uid)
 	if !schema && name != "" {
 		c.implicit(from)
 	}
@@ -376,14 +465,164 @@ func (c *Collector) Scan(group, kind string, doc []byte) error {
 	return nil
 }
 
-// labelled are the Secrets with a label, sorted by nothing in particular.
-func (c *Collector) labelled(p Pair) []Ref {
-	if p.Value != anyValue {
-		return c.labels[p]
+// find notes the names in one string of an object.
+func (c *Collector) find(path []string, value string, known, env int, isKey bool) {
+	s := &c.scan
+	var field string
+	c.matcher.Find([]byte(value), func(i, start int) bool {
+		if field == "" {
+			field = fieldPath(path)
+		}
+		t := &c.targets[i]
+		if t.label && !isKey {
+			if to := c.inText(value, start, s.names[i]); len(to) > 0 {
+				s.labels = append(s.labels, labelHit{field, to})
+			}
+		}
+		if len(t.refs) == 0 && !t.owner {
+			return true
+		}
+		h := hit{field: field, name: i, key: strings.ToLower(path[len(path)-1]), env: env, known: known, free: freeKeys(path) || env != 0}
+		h.exact = len(value) == len(s.names[i])
+		if argument(path) {
+			h.free = true
+			if flag, v, ok := strings.Cut(value, "="); ok {
+				h.exact, h.key = v == s.names[i], strings.ToLower(flag)
+			}
+		}
+		s.hits = append(s.hits, h)
+		return true
+	})
+}
+
+// argument reports whether path leads to an argument of a container.
+func argument(path []string) bool {
+	n := len(path)
+	return n > 3 && path[n-1] == "[]" && (path[n-2] == "args" || path[n-2] == "command")
+}
+
+// environment reports whether path leads to the name or the value of an
+// environment variable.
+func environment(path []string) bool {
+	n := len(path)
+	return n > 3 && path[n-2] == "[]" && path[n-3] == "env" && (path[n-1] == "name" || path[n-1] == "value")
+}
+
+// flag reads --flag=value from an argument, which may be a shell line, and
+// returns the index of the known field that it makes, or known.
+func (c *Collector) flag(path []string, value string, known int) int {
+	for word := range strings.FieldsSeq(value) {
+		name, v, ok := strings.Cut(word, "=")
+		if !ok || name == "" || name[0] != '-' || !flags[strings.TrimLeft(name, "-")] {
+			continue
+		}
+		known = len(c.scan.fields)
+		c.scan.fields = append(c.scan.fields, fieldHit{row: reference{scope: beside, loose: true}, field: fieldPath(path), value: strings.Trim(v, `"'`)})
+	}
+	return known
+}
+
+// environment makes the edges of environment variables that name a Secret:
+// net-kourier's, whose namespace is another variable's (its pkg/config).
+func (c *Collector) environment(from Ref) {
+	for _, v := range c.scan.env {
+		if v.name != "CERTS_SECRET_NAME" {
+			continue
+		}
+		ns := ""
+		for _, w := range c.scan.env {
+			if w.name == "CERTS_SECRET_NAMESPACE" && w.value != "" {
+				ns = w.value + "/"
+				c.field(from, fieldHit{row: reference{scope: beside, loose: true}, field: "env CERTS_SECRET_NAME", value: ns + v.value})
+			}
+		}
+		if ns == "" {
+			c.field(from, fieldHit{row: reference{scope: beside, loose: true}, field: "env CERTS_SECRET_NAME", value: v.value})
+		}
+	}
+}
+
+// owner makes the edges to what an existing object owns.
+func (c *Collector) owner(from Ref, uid string) {
+	own := func(to Ref) {
+		c.edge(Edge{From: from, To: to, Field: "metadata.ownerReferences", Via: Owner}, false)
+	}
+	if uid != "" {
+		for _, to := range c.ownerOf[uid] {
+			own(to)
+		}
+	}
+	// Without UIDs, as in a manifest, the name has to tell.
+	for _, o := range c.ownerRef[from] {
+		if uid == "" || o.uid == "" {
+			own(o.ref)
+		}
+	}
+}
+
+// selected are the Secrets that a selector with this leaf selects: a label's
+// key and value, as in matchLabels, whatever the map is called. Labels that the
+// object carries itself, or gives to another one, select nothing.
+func (c *Collector) selected(path []string, value string) []Ref {
+	n := len(path)
+	if n >= 3 && path[n-2] == "labels" && path[n-3] == "metadata" || n >= 2 && path[0] == "metadata" {
+		return nil
+	}
+	if n >= 3 && path[n-1] == "key" && path[n-2] == "[]" && path[n-3] == "matchExpressions" {
+		return c.withLabel(value)
+	}
+	return c.labels[Pair{path[n-1], value}]
+}
+
+// selectsAll reports whether an empty object at path is a selector of Secrets
+// with certificates, which then selects all of them.
+func selectsAll(path []string) bool {
+	n := len(path)
+	last := strings.ToLower(path[n-1])
+	if !strings.HasSuffix(last, "selector") && last != "matchlabels" && last != "matchexpressions" {
+		return false
+	}
+	for _, p := range path {
+		if secretKey(strings.ToLower(p)) {
+			return true
+		}
+	}
+	return false
+}
+
+// inText are the Secrets that a text selects which holds a label's key at
+// start: "key=value", "key in (a, b)", "key: value", `"key":"value"`, and the
+// key alone. What stands after the key within a line or so is taken for its
+// values, whatever the syntax.
+func (c *Collector) inText(value string, start int, key string) []Ref {
+	end := start + len(key)
+	if !plainLabel(key) && (strings.Contains(key, "/") || alone(value, start, end)) {
+		return c.withLabel(key)
 	}
 	var out []Ref
+	rest := value[end:min(len(value), end+200)]
+	for w := range strings.FieldsFuncSeq(rest, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
+	}) {
+		out = append(out, c.labels[Pair{key, w}]...)
+		out = append(out, c.labels[Pair{key, strings.TrimRight(w, "-_.")}]...)
+	}
+	return append(out, c.labels[Pair{key, ""}]...)
+}
+
+// alone reports whether value[start:end] is one whole term of a selector
+// without a value: the text, or what stands between two commas.
+func alone(value string, start, end int) bool {
+	before := strings.TrimRight(value[:start], " !")
+	after := strings.TrimLeft(value[end:], " ")
+	return (before == "" || before[len(before)-1] == ',') && (after == "" || after[0] == ',')
+}
+
+// withLabel are the Secrets with a label of any value.
+func (c *Collector) withLabel(key string) []Ref {
+	var out []Ref
 	for l, list := range c.labels {
-		if l.Key == p.Key {
+		if l.Key == key {
 			out = append(out, list...)
 		}
 	}
@@ -391,112 +630,171 @@ func (c *Collector) labelled(p Pair) []Ref {
 }
 
 // implicit finds Secrets whose name an operator may derive from its object's
-// name: the same, or with something added behind a dash.
+// name: the name itself, or with something before or after it. Of a
+// cluster-scoped object only what comes after it is looked for.
 func (c *Collector) implicit(from Ref) {
-	list := c.byNS[from.Namespace]
-	i, _ := slices.BinarySearchFunc(list, from.Name, func(r Ref, n string) int { return strings.Compare(r.Name, n) })
-	for ; i < len(list) && strings.HasPrefix(list[i].Name, from.Name); i++ {
-		if rest := list[i].Name[len(from.Name):]; rest == "" || rest[0] == '-' || rest[0] == '.' {
-			c.edge(Edge{From: from, To: list[i], Field: "metadata.name", Via: Mention}, false)
+	name := from.Name
+	named := func(to Ref) {
+		c.edge(Edge{From: from, To: to, Field: "metadata.name", Via: Mention}, false)
+	}
+	if from.Namespace != "" {
+		for _, to := range c.byNS[from.Namespace] {
+			if i := strings.Index(to.Name, name); i >= 0 && containsWord(to.Name, name) {
+				named(to)
+			}
+		}
+		return
+	}
+	i, _ := slices.BinarySearchFunc(c.byName, name, func(r Ref, n string) int { return strings.Compare(r.Name, n) })
+	for ; i < len(c.byName) && strings.HasPrefix(c.byName[i].Name, name); i++ {
+		if rest := c.byName[i].Name[len(name):]; rest == "" || rest[0] == '-' || rest[0] == '.' {
+			named(c.byName[i])
 		}
 	}
 }
 
-// field makes the edges of a known reference field.
-func (c *Collector) field(from Ref, f fieldHit) {
+// containsWord reports whether word stands in s between separators or ends.
+func containsWord(s, word string) bool {
+	for i := 0; i+len(word) <= len(s); i++ {
+		j := strings.Index(s[i:], word)
+		if j < 0 {
+			return false
+		}
+		i += j
+		end := i + len(word)
+		if (i == 0 || !alnum[s[i-1]]) && (end == len(s) || !alnum[s[end]]) {
+			return true
+		}
+	}
+	return false
+}
+
+// field makes the edges of a known reference field, and reports whether what it
+// names exists. Where it does not, the value may be written in a way that we
+// do not know, and is looked at like any other string.
+func (c *Collector) field(from Ref, f fieldHit) (resolved bool) {
+	if f.row.name != "" && f.row.name != from.Name {
+		return false
+	}
 	value := f.value
 	for _, scheme := range []string{"kubernetes://", "kubernetes-gateway://"} {
 		value = strings.TrimPrefix(value, scheme)
 	}
-	value = strings.TrimSuffix(value, "-cacert")
-	if value != f.value && strings.HasSuffix(f.value, "-cacert") {
-		value = f.value
-	}
 	if value == "" {
-		return
+		return false
+	}
+	if strings.ContainsAny(value, ", ") {
+		resolved = true
+		for _, part := range strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' }) {
+			f.value = part
+			resolved = c.field(from, f) && resolved
+		}
+		return resolved
 	}
 	ns, name := from.Namespace, value
 	if a, b, ok := strings.Cut(value, "/"); ok {
 		ns, name = a, b
+		if strings.HasPrefix(ns, "$(") {
+			ns = from.Namespace // $(POD_NAMESPACE), as the kubelet expands it
+		}
 	} else if f.row.scope == beside {
 		if n := c.scan.besides[f.parent]; n != "" {
 			ns = n
 		}
 	}
-	to := func(namespace string) {
-		c.edge(Edge{From: from, To: SecretRef(c.str(namespace), c.str(name)), Field: f.field, Via: Field}, f.row.tls)
-	}
 	if f.row.scope == certificate {
-		c.edge(Edge{From: from, To: CertificateRef(c.str(ns), c.str(name)), Field: f.field, Via: Field}, false)
-		return
+		to := CertificateRef(c.str(ns), c.str(name))
+		c.edge(Edge{From: from, To: to, Field: f.field, Via: Field}, false)
+		return c.judged(to)
 	}
-	if n := strings.Index(name, "."); n > 0 && f.row.group == "getambassador.io" {
-		// Emissary also takes name.namespace.
-		c.edge(Edge{From: from, To: SecretRef(c.str(name[n+1:]), c.str(name[:n])), Field: f.field, Via: Field}, false)
-	}
-	if strings.ContainsAny(name, ", ") {
-		for _, part := range strings.FieldsFunc(name, func(r rune) bool { return r == ',' || r == ' ' }) {
-			c.edge(Edge{From: from, To: SecretRef(c.str(ns), c.str(part)), Field: f.field, Via: Field}, false)
+	to := func(namespace, name string) bool {
+		ref := SecretRef(namespace, name)
+		exists := c.judged(ref) || c.other[ref]
+		if exists || !f.row.loose && plausible(namespace) && plausible(name) {
+			c.edge(Edge{From: from, To: SecretRef(c.str(namespace), c.str(name)), Field: f.field, Via: Field}, f.row.tls)
 		}
-		return
+		return exists
 	}
 	if f.row.scope != workload || strings.Contains(value, "/") {
-		to(ns)
-		return
+		if n := strings.Index(name, "."); n > 0 && f.row.group == "getambassador.io" {
+			// Emissary also takes name.namespace.
+			if to(name[n+1:], name[:n]) {
+				return true
+			}
+		}
+		if c.scan.lookup != "" && f.row.tls {
+			to(c.scan.lookup, name)
+		}
+		return to(ns, name)
 	}
 	// The namespace is some program's. Every Secret of the name may be meant;
 	// where there is none at all, nobody can say which one is missing.
-	found := map[string]bool{}
-	c.matcher.Find([]byte(name), func(i int) bool {
+	c.matcher.Find([]byte(name), func(i, _ int) bool {
 		if c.scan.names[i] == name {
-			for _, r := range c.targets[i] {
+			for _, r := range c.targets[i].refs {
 				if r.Kind == "Secret" {
-					found[r.Namespace] = true
+					c.edge(Edge{From: from, To: r, Field: f.field, Via: Field}, f.row.tls)
+					resolved = true
 				}
 			}
 		}
 		return true
 	})
-	for n := range found {
-		to(n)
+	return resolved
+}
+
+// plausible reports whether s could be the name of a Secret or a namespace.
+func plausible(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '.') {
+			return false
+		}
 	}
+	return s != "" && len(s) <= 253
+}
+
+// judged reports whether an object of step 1 exists.
+func (c *Collector) judged(ref Ref) bool {
+	if i, ok := c.matcher.names[ref.Name]; ok {
+		return slices.Contains(c.targets[i].refs, ref)
+	}
+	return false
 }
 
 // mentions makes the edges of strings that are no known reference field.
 func (c *Collector) mentions(from Ref, schema bool, doc []byte) {
+	s := &c.scan
 	var words map[string]bool
-	for _, h := range c.scan.hits {
-		name := c.scan.names[h.name]
-		targets := c.targets[h.name]
-		if len(targets) == 0 { // a label, or an owner's UID
-			key, value, ok := strings.Cut(name, "=")
-			if !ok && strings.Contains(name, "/") {
-				value, ok = anyValue, true
+	for _, h := range s.hits {
+		name := s.names[h.name]
+		t := &c.targets[h.name]
+		if t.owner {
+			for _, to := range c.ownerOf[name] {
+				c.edge(Edge{From: from, To: to, Field: h.field, Via: Mention}, false)
 			}
-			if ok {
-				for _, to := range c.labelled(Pair{key, value}) {
-					c.edge(Edge{From: from, To: to, Field: h.field, Via: Label}, false)
-				}
-			} else {
-				for _, to := range c.ownerOf[name] {
-					c.edge(Edge{From: from, To: to, Field: h.field, Via: Mention}, false)
-				}
-			}
+		}
+		if h.known >= 0 && s.fields[h.known].resolved {
 			continue
 		}
-		local := false
-		for _, to := range targets {
+		if h.env != 0 {
+			if v := s.env[h.env]; v != nil {
+				h.key = strings.ToLower(v.name)
+			}
+		}
+		local := c.other[SecretRef(from.Namespace, name)]
+		for _, to := range t.refs {
 			local = local || to.Namespace == from.Namespace
 		}
-		local = local || c.other[SecretRef(from.Namespace, name)]
-		for _, to := range targets {
-			switch {
-			case from.Namespace == "" || to.Namespace == from.Namespace:
-			case h.exact && !schema && !local && secretKey(h.key):
-				// An operator may look in a namespace of its own.
-			default:
+		// A program may look in a namespace that its object does not tell. Where
+		// the schema is known, only what is called a Secret and is free text may
+		// be such a name.
+		abroad := h.exact && (!schema && (!local || secretKey(h.key) || copies(from.Group)) ||
+			schema && h.free && !local && secretKey(h.key))
+		for _, to := range t.refs {
+			if from.Namespace != "" && to.Namespace != from.Namespace && !abroad {
 				if words == nil {
-					words = tokens(doc)
+					words = map[string]bool{}
+					c.spaces.Find(doc, func(i, _ int) bool { words[s.spaces[i]] = true; return true })
 				}
 				if !words[to.Namespace] {
 					continue
@@ -509,31 +807,21 @@ func (c *Collector) mentions(from Ref, schema bool, doc []byte) {
 
 // scanText looks at a string of an object of step 1.
 func (c *Collector) scanText(t text) {
-	if t.known {
-		c.scan.besides = map[int]string{}
-		c.field(t.from, fieldHit{row: t.row, field: t.field, value: t.value})
+	s := &c.scan
+	s.besides, s.lookup = map[int]string{}, ""
+	s.hits, s.fields, s.labels = s.hits[:0], s.fields[:0], s.labels[:0]
+	if t.known && c.field(t.from, fieldHit{row: t.row, field: t.field, value: t.value}) {
 		return
 	}
-	c.scan.hits = c.scan.hits[:0]
-	value := []byte(t.value)
-	c.matcher.Find(value, func(i int) bool {
-		c.scan.hits = append(c.scan.hits, hit{field: t.field, name: i, exact: len(value) == len(c.scan.names[i])})
-		return true
-	})
-	if len(c.scan.hits) > 0 {
-		c.mentions(t.from, true, value)
+	c.find([]string{t.field}, t.value, -1, 0, false)
+	if len(s.hits) > 0 {
+		c.mentions(t.from, true, []byte(t.value))
 	}
-}
-
-// tokens are the words of a document that could be a namespace's name.
-func tokens(doc []byte) map[string]bool {
-	words := map[string]bool{}
-	for w := range bytes.FieldsFuncSeq(doc, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')
-	}) {
-		words[string(w)] = true
+	for _, l := range s.labels {
+		for _, to := range l.to {
+			c.edge(Edge{From: t.from, To: to, Field: l.field, Via: Label}, false)
+		}
 	}
-	return words
 }
 
 func (c *Collector) rowsOf(group, kind string) []reference {

@@ -69,7 +69,7 @@ func TestVerdictOfASecret(t *testing.T) {
 		"an operator's object of that name":     {`example.com Thing {"metadata":{"namespace":"a","name":"web"}}`, Unknown, Mention},
 		"a webhook's CA comes from it":          {`admissionregistration.k8s.io ValidatingWebhookConfiguration {"metadata":{"name":"p","annotations":{"cert-manager.io/inject-ca-from-secret":"a/web-tls"}}}`, Used, Field},
 		"status alone names it":                 {`example.com Thing {"metadata":{"namespace":"a","name":"p"},"status":{"x":"web-tls"}}`, Unused, ""},
-		"an Ingress flag names it":              {`apps Deployment {"metadata":{"namespace":"b","name":"p"},"spec":{"template":{"spec":{"containers":[{"args":["--default-ssl-certificate=a/web-tls"]}]}}}}`, Unknown, Mention},
+		"an Ingress flag names it":              {`apps Deployment {"metadata":{"namespace":"b","name":"p"},"spec":{"template":{"spec":{"containers":[{"args":["--default-ssl-certificate=a/web-tls"]}]}}}}`, Used, Field},
 		"a Gateway in another namespace":        {`gateway.networking.k8s.io Gateway {"metadata":{"namespace":"b","name":"g"},"spec":{"listeners":[{"tls":{"certificateRefs":[{"name":"web-tls","namespace":"a"}]}}]}}`, Used, Field},
 		"an Istio Gateway":                      {`networking.istio.io Gateway {"metadata":{"namespace":"b","name":"g"},"spec":{"servers":[{"tls":{"credentialName":"web-tls"}}]}}`, Used, Field},
 		"a ReferenceGrant for every Secret":     {`gateway.networking.k8s.io ReferenceGrant {"metadata":{"namespace":"a","name":"g"},"spec":{"to":[{"group":"","kind":"Secret"}]}}`, Unknown, Mention},

@@ -83,7 +83,10 @@ func freeKeys(path []string) bool {
 	case "volumeAttributes", "options", "attributes", "parameters", "data":
 		return true
 	}
-	return false
+	// What a chart or a patch is given: values of somebody else's schema.
+	return slices.ContainsFunc(path[:len(path)-1], func(k string) bool {
+		return k == "values" || k == "valuesObject" || k == "valuesInline" || k == "config" || k == "patch"
+	})
 }
 
 // harmlessPaths are fields of well-known kinds whose values are names of other things:
@@ -185,32 +188,17 @@ var secretSelectors = map[[2]string]bool{
 	{"trust.cert-manager.io", "ClusterBundle"}: true,
 }
 
-// selectorPair reads one label of a selector: matchLabels, a plain map, or a
-// matchExpressions entry (whose key alone counts, with any value).
-func selectorPair(path []string, value string) (Pair, bool) {
-	n := len(path)
-	if value == "{}" {
-		last := strings.ToLower(path[n-1])
-		return Pair{}, strings.HasSuffix(last, "selector") || last == "matchlabels"
-	}
-	if n >= 3 && path[n-1] == "key" && path[n-2] == "[]" && path[n-3] == "matchExpressions" {
-		return Pair{value, anyValue}, true
-	}
-	if n >= 2 {
-		parent := strings.ToLower(path[n-2])
-		if parent == "matchlabels" || strings.HasSuffix(parent, "selector") {
-			return Pair{path[n-1], value}, true
-		}
-	}
-	return Pair{}, false
+// copies reports groups whose objects copy Secrets from namespace to namespace,
+// mostly under the same name.
+func copies(group string) bool {
+	return slices.ContainsFunc([]string{
+		"external-secrets.io", "kyverno.io", "clustersecret.io", "secretgen.carvel.dev", "secretgen.k14s.io", "mittwald.systems",
+	}, func(g string) bool { return group == g || strings.HasSuffix(group, "."+g) })
 }
-
-// anyValue in a selector's Pair stands for every value of the label.
-const anyValue = "*"
 
 // secretKey reports whether a field's name sounds like it holds a Secret's.
 func secretKey(key string) bool {
-	for _, w := range []string{"secret", "cert", "tls", "credential", "keystore", "ca"} {
+	for _, w := range []string{"secret", "cert", "tls", "ssl", "credential", "keystore", "ca"} {
 		if strings.Contains(key, w) {
 			return true
 		}

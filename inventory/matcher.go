@@ -29,17 +29,16 @@ func (l *lengths) has(n int) bool { return l.bits[n>>6]&(1<<(n&63)) != 0 }
 
 const longestName = 511
 
-// NewMatcher makes a Matcher for names. Empty names and those longer than 511
-// bytes are not looked for.
+// NewMatcher makes a Matcher for names, which have to differ. They begin and
+// end with a letter or a digit, as every name, label key and UID of Kubernetes
+// does; others, and those longer than 511 bytes, are not looked for.
 func NewMatcher(names []string) *Matcher {
 	m := &Matcher{names: make(map[string]int32, len(names)), heads: map[string]*lengths{}}
 	for i, n := range names {
-		if n == "" || len(n) > longestName {
+		if n == "" || len(n) > longestName || !alnum[n[0]] || !alnum[n[len(n)-1]] {
 			continue
 		}
 		m.names[n] = int32(i)
-		// A name that begins with a separator has an empty head, which no run
-		// of a text has; its own first run finds it instead.
 		end := runEnd(n, 0)
 		head := n[:end]
 		l := m.heads[head]
@@ -52,9 +51,9 @@ func NewMatcher(names []string) *Matcher {
 	return m
 }
 
-// Find calls hit with the index of each name that occurs in text, once per
-// occurrence, and stops when hit returns false.
-func (m *Matcher) Find(text []byte, hit func(name int) bool) {
+// Find calls hit with the index of each name that occurs in text and the place
+// where it starts, once per occurrence, and stops when hit returns false.
+func (m *Matcher) Find(text []byte, hit func(name, start int) bool) {
 	for i := 0; i < len(text); {
 		if !alnum[text[i]] {
 			i++
@@ -81,14 +80,14 @@ func (m *Matcher) Find(text []byte, hit func(name int) bool) {
 }
 
 // at looks up the names that begin at start, where end is the end of the run.
-func (m *Matcher) at(text []byte, start, end int, hit func(int) bool) bool {
+func (m *Matcher) at(text []byte, start, end int, hit func(name, start int) bool) bool {
 	l := m.heads[string(text[start:end])]
 	if l == nil {
 		return true
 	}
 	for e := end; e-start <= l.max; {
 		if l.has(e - start) {
-			if i, ok := m.names[string(text[start:e])]; ok && !hit(int(i)) {
+			if i, ok := m.names[string(text[start:e])]; ok && !hit(int(i), start) {
 				return false
 			}
 		}
@@ -113,12 +112,14 @@ func escapeTails(before, first byte) []int {
 	switch {
 	case before == '\\' && first == 'u':
 		return []int{1, 5}
-	case before == '\\' && first == 'x':
+	case before == '\\' && first == 'U': // YAML, Go, C
+		return []int{1, 9}
+	case before == '\\' && (first == 'x' || first >= '0' && first <= '7'):
 		return []int{1, 3}
 	case before == '\\':
 		return []int{1}
-	case before == '%':
-		return []int{2}
+	case before == '%': // URLs; %252F is an escaped %2F
+		return []int{2, 4}
 	}
 	return nil
 }

@@ -31,6 +31,9 @@ type reference struct {
 	// tls is true where the field makes a gateway serve the Secret, so that a
 	// missing one is worth telling.
 	tls bool
+	// loose is true where the field may hold anything, so that what it names in
+	// vain was perhaps no name: then there is no edge.
+	loose bool
 }
 
 // references is the table of known reference fields. A path is written with dots; [] is the
@@ -287,16 +290,17 @@ kyverno.io * spec.rules[].generate.clone.name beside
 * * metadata.annotations.secret\.reloader\.stakater\.com/reload own
 `)
 
-// flags are command-line flags that name a Secret: --flag=namespace/name or
-// --flag=name, as an argument of any container.
-var flags = []string{
-	"--default-ssl-certificate",          // ingress-nginx pkg/flags, HAProxy controllers
-	"--default-server-tls-secret",        // nginx.org
-	"-default-server-tls-secret",         // nginx.org
-	"-wildcard-tls-secret",               // nginx.org
-	"--dynamic-serving-ca-secret-name",   // cert-manager webhook
-	"--tls-secret-name", "--secret-name", // common to webhooks and operators
-	"--cert-secret-name", "--webhook-secret-name",
+// flags are command-line flags that name a Secret, --flag=namespace/name or
+// --flag=name, as an argument of any container; without their dashes.
+var flags = map[string]bool{
+	"default-ssl-certificate":        true, // ingress-nginx pkg/flags, HAProxy controllers
+	"default-server-tls-secret":      true, // nginx.org
+	"wildcard-tls-secret":            true, // nginx.org
+	"dynamic-serving-ca-secret-name": true, // cert-manager webhook
+	"tls-secret-name":                true, // webhooks and operators
+	"secret-name":                    true,
+	"cert-secret-name":               true,
+	"webhook-secret-name":            true,
 }
 
 // fixedNames are Secrets that a program reads by a name that it has built in,
@@ -393,6 +397,8 @@ func parseReferences(table string) []reference {
 			panic("references: no such scope: " + line)
 		}
 		r.tls = len(f) > 4 && f[4] == "tls"
+		last := r.path[len(r.path)-1]
+		r.loose = last == "*" || last == "**"
 		out = append(out, r)
 	}
 	return out
@@ -426,7 +432,7 @@ func splitPath(s string) []string {
 	return path
 }
 
-// about returns the rows that can apply to objects of one kind.
+// referencesOf returns the rows that can apply to objects of one kind.
 func referencesOf(group, kind string) []reference {
 	var out []reference
 	for _, r := range references {
@@ -476,15 +482,32 @@ func pathMatches(pattern, path []string) bool {
 	return len(path) == 0
 }
 
-// knownSchema reports whether the kinds of a group are known well enough that
-// an object's own name is never a hidden reference: no operator of theirs
-// derives the name of a TLS Secret from it, beyond what the table lists.
-func knownSchema(group string) bool {
-	if !strings.Contains(group, ".") || strings.HasSuffix(group, ".k8s.io") {
-		return true
+// knownSchema reports whether a kind is known well enough that an object's own
+// name is never a hidden reference, and that only free text and the fields of
+// the table name anything: no operator of theirs derives the name of a TLS Secret
+// from it, beyond what the table lists.
+func knownSchema(group, kind string) bool {
+	if group == "argoproj.io" && kind == "ArgoCD" {
+		return false // argocd-operator: Secrets are named after the object
 	}
-	return slices.ContainsFunc([]string{
-		"knative.dev", "cert-manager.io", "networking.istio.io", "security.istio.io", "traefik.io", "projectcontour.io",
-		"monitoring.coreos.com", "openshift.io", "fluxcd.io", "argoproj.io", "cilium.io", "certherd.dev", "crd.projectcalico.org",
-	}, func(g string) bool { return group == g || strings.HasSuffix(group, "."+g) })
+	return !strings.Contains(group, ".") || slices.ContainsFunc(knownGroups, func(g string) bool {
+		if suffix, ok := strings.CutPrefix(g, "*."); ok {
+			return group == suffix || strings.HasSuffix(group, g[1:])
+		}
+		return group == g
+	})
 }
+
+// knownGroups are the groups with a dot whose schema is known; *. stands for the
+// group and all below it.
+var knownGroups = strings.Fields(`
+admissionregistration.k8s.io apiextensions.k8s.io apiregistration.k8s.io authentication.k8s.io authorization.k8s.io
+certificates.k8s.io coordination.k8s.io discovery.k8s.io events.k8s.io flowcontrol.apiserver.k8s.io internal.apiserver.k8s.io
+metrics.k8s.io networking.k8s.io node.k8s.io policy.k8s.io rbac.authorization.k8s.io resource.k8s.io scheduling.k8s.io
+storage.k8s.io storagemigration.k8s.io snapshot.storage.k8s.io gateway.networking.k8s.io policy.networking.k8s.io
+*.knative.dev *.cert-manager.io networking.istio.io security.istio.io traefik.io projectcontour.io monitoring.coreos.com
+apps.openshift.io authorization.openshift.io build.openshift.io config.openshift.io image.openshift.io
+machineconfiguration.openshift.io oauth.openshift.io project.openshift.io quota.openshift.io route.openshift.io
+security.openshift.io template.openshift.io user.openshift.io
+*.fluxcd.io *.argoproj.io cilium.io certherd.dev *.crd.projectcalico.org
+`)
