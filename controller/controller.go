@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/cost"
 	"github.com/certherd/certherd/gate"
@@ -25,6 +27,42 @@ type Options struct {
 	// Namespaces narrow what is reported, not what is looked at: a reference
 	// may stand anywhere. Empty means all.
 	Namespaces []string
+	// Selector narrows it to Secrets and Certificates with these labels. Nil
+	// means all.
+	Selector labels.Selector
+}
+
+// reports says whether an object is within what is reported. Objects without a
+// record of their labels, such as gateways, are not once a selector is given.
+func (o Options) reports(s *inventory.Snapshot, ref inventory.Ref) bool {
+	if len(o.Namespaces) > 0 {
+		ns := ref.Namespace
+		if ns == "" && ref.Kind == "Namespace" {
+			ns = ref.Name
+		}
+		if !slices.Contains(o.Namespaces, ns) {
+			return false
+		}
+	}
+	if o.Selector == nil || o.Selector.Empty() {
+		return true
+	}
+	var m *inventory.Meta
+	if x := s.Secret(ref); x != nil {
+		m = &x.Meta
+	} else if x := s.Certificate(ref); x != nil {
+		m = &x.Meta
+	} else if x := s.KnativeCertificate(ref); x != nil {
+		m = &x.Meta
+	}
+	if m == nil {
+		return false
+	}
+	set := labels.Set{}
+	for _, l := range m.Labels {
+		set[l.Key] = l.Value
+	}
+	return o.Selector.Matches(set)
 }
 
 // Defaults are the options of an audit that is told nothing.
@@ -53,14 +91,8 @@ func RunOnce(s *inventory.Snapshot, o Options) (report.Report, plan.Plan, error)
 	}
 	all := p.Changes
 	p = p.And(s, cost.Checks(all))
-	if len(o.Namespaces) > 0 {
-		in := func(f plan.Finding) bool {
-			return f.Object.Namespace != "" && slices.Contains(o.Namespaces, f.Object.Namespace) ||
-				f.Object.Kind == "Namespace" && slices.Contains(o.Namespaces, f.Object.Name)
-		}
-		p.Findings = slices.DeleteFunc(slices.Clone(p.Findings), func(f plan.Finding) bool { return !in(f) })
-		p.Changes = slices.DeleteFunc(slices.Clone(p.Changes), func(c plan.Change) bool { return !in(c.Why) })
-	}
+	p.Findings = slices.DeleteFunc(p.Findings, func(f plan.Finding) bool { return !o.reports(s, f.Object) })
+	p.Changes = slices.DeleteFunc(p.Changes, func(c plan.Change) bool { return !o.reports(s, c.Why.Object) })
 	_, held := o.Gate.Decide(p)
 	return compose(s, o, p, held), p, err
 }
@@ -114,7 +146,6 @@ func reportFinding(f plan.Finding) report.Finding {
 
 // count fills the totals: per namespace, per gateway, and in all.
 func count(r *report.Report, s *inventory.Snapshot, o Options, p plan.Plan) {
-	wanted := func(ns string) bool { return len(o.Namespaces) == 0 || slices.Contains(o.Namespaces, ns) }
 	spaces := map[string]*report.Namespace{}
 	space := func(name string) *report.Namespace {
 		if spaces[name] == nil {
@@ -134,14 +165,14 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, p plan.Plan) {
 		}
 	}
 	for i := range s.Secrets {
-		if ref := s.Secrets[i].Ref; wanted(ref.Namespace) && !s.Secrets[i].NextPrivateKey {
+		if ref := s.Secrets[i].Ref; o.reports(s, ref) && !s.Secrets[i].NextPrivateKey {
 			space(ref.Namespace).Secrets++
 			r.Summary.Secrets++
 			judge(ref)
 		}
 	}
 	for i := range s.Certificates {
-		if ref := s.Certificates[i].Ref; wanted(ref.Namespace) {
+		if ref := s.Certificates[i].Ref; o.reports(s, ref) {
 			space(ref.Namespace).Certificates++
 			r.Summary.Certificates++
 			judge(ref)
@@ -152,7 +183,7 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, p plan.Plan) {
 	for i := range s.Consumers {
 		x := &s.Consumers[i]
 		for _, t := range x.TLS {
-			if wanted(t.Secret.Namespace) && t.Secret.Name != "" {
+			if o.reports(s, t.Secret) && t.Secret.Name != "" {
 				now[t.Secret] = true
 				after[cost.Moved(moves, x.Ref, t.Secret)] = true
 			}

@@ -1,0 +1,73 @@
+# Every target works on a clean clone with Go, and those that say so with root
+# or user namespaces. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+FUZZTIME ?= 30s
+BENCHFLAGS ?=
+# A module that is missing must fail at once and not look for a git host.
+export GOPROXY := $(shell go env GOPROXY | sed 's/[,|]direct$$//')
+export GOFLAGS := -buildvcs=auto $(GOFLAGS)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: build
+build: ## bin/certherd, and bin/kubectl-certherd for `kubectl certherd`
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -o bin/certherd ./cmd/certherd
+	@ln -sf certherd bin/kubectl-certherd
+	@printf '#!/bin/sh\n# kubectl runs this for completion of `kubectl certherd`.\nexec kubectl-certherd __complete "$$@"\n' > bin/kubectl_complete-certherd
+	@chmod +x bin/kubectl_complete-certherd
+
+.PHONY: unit
+unit: ## tests without a cluster, in seconds once built
+	go test -short ./...
+
+.PHONY: test
+test: build stack-build ## everything: unit, scenarios, a real kube-apiserver, the real stack
+	go test -p 1 -timeout 40m ./...
+
+.PHONY: demo
+demo: build ## a real cluster with a realistic mess, audited: table, page and dump in out/demo
+	go run ./e2e/demo -certherd bin/certherd -out out/demo
+
+.PHONY: stack-build
+stack-build: ## build the real stack into the cache (15 minutes once, then nothing)
+	go run ./e2e/stack/cmd/stack build
+
+.PHONY: stack-up
+stack-up: ## a real control plane with cert-manager, Knative, Kourier and Envoy, in the background
+	go run ./e2e/stack/cmd/stack up
+
+.PHONY: stack-down
+stack-down: ## end it and leave nothing behind
+	go run ./e2e/stack/cmd/stack down
+
+.PHONY: lint
+lint: ## go vet, gofmt and staticcheck (pinned in tools/go.mod)
+	@test -z "$$(gofmt -l .)" || { echo "these files need gofmt:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+
+.PHONY: verify
+verify: ## generated files and go.mod are up to date
+	go mod tidy -diff
+	go generate ./...
+	@git diff --exit-code -- examples docs || { echo "go generate changed these files: commit them"; exit 1; }
+
+.PHONY: bench
+bench: ## the audit of a large cluster against plain listing, and planning (docs/performance.md)
+	go run ./bench $(BENCHFLAGS)
+	go test -run '^$$' -bench . -benchmem ./controller ./inventory
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (30s)
+	@for p in $$(go list ./...); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+	    echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+	  done; \
+	done

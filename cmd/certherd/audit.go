@@ -1,0 +1,128 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/certherd/certherd/controller"
+	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/report"
+)
+
+// docsURL is where findings lead to from other people's tools.
+const docsURL = "https://github.com/certherd/certherd/blob/main/docs/reasons.md#"
+
+// deciding adds the flags of what the checks can be told.
+func deciding(c *cobra.Command, o *controller.Options) {
+	*o = controller.Defaults()
+	f := c.Flags()
+	f.DurationVar(&o.GC.MinAge, "min-age", o.GC.MinAge, "what is younger is never called unused")
+	f.DurationVar(&o.GC.RequestAge, "request-age", o.GC.RequestAge, "report finished requests without an owner when they are this old")
+	f.IntVar(&o.Consolidate.MinCertificates, "min-certificates", o.Consolidate.MinCertificates, "propose a wildcard for at least so many certificates")
+	f.IntVar(&o.Consolidate.MaxHosts, "max-hosts", o.Consolidate.MaxHosts, "never propose a wildcard that more hosts would share")
+	f.StringSliceVar(&o.Consolidate.AllowIssuers, "allow-issuer", nil, "this issuer (Kind/name or Kind/namespace/name) is known to sign wildcards although nothing in the cluster says so; repeatable")
+}
+
+func auditCommand() *cobra.Command {
+	var (
+		s      source
+		o      controller.Options
+		format string
+		failOn []string
+	)
+	c := &cobra.Command{
+		Use:   "audit",
+		Short: "Report certificates that nobody needs, and what could become a wildcard",
+		Long: `audit reads the cluster, or a dump of one, and reports which certificates are orphaned,
+duplicate or superseded, which could become one wildcard, what that means for the
+gateway's memory, and why each of them is what it is said to be. It writes nothing to the
+cluster.
+
+A certificate is called unused only if every kind of object was read in full and no string in
+any of them could name it. Whatever could not be read makes it unknown.
+
+Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
+		Example: `  # The whole cluster, on the terminal
+  certherd audit
+
+  # One page to send around
+  certherd audit -o html > report.html
+
+  # In a pipeline: fail when a gateway names a Secret that is not there
+  certherd audit -o sarif --fail-on MissingSecret,SharedSecretName > certherd.sarif
+
+  # Without a cluster: a dump, a must-gather, or kubectl's output
+  certherd audit -f examples/knative-mess
+  kubectl get secrets,certificates,ingresses -A -o yaml | certherd audit -f -`,
+		Args: cobra.NoArgs,
+	}
+	s.flags(c, true)
+	deciding(c, &o)
+	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(report.Formats, ", "))
+	c.Flags().StringSliceVar(&failOn, "fail-on", nil, "exit with 2 if there are findings with this reason, or any; repeatable")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(append([]string{"any"}, reasons()...), cobra.ShellCompDirectiveNoFileComp))
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		// Before the cluster is read: a typing error should not cost a minute.
+		if !slices.Contains(report.Formats, format) {
+			return fmt.Errorf("there is no format %q; use one of %s", format, strings.Join(report.Formats, ", "))
+		}
+		if _, err := controller.Failed(report.Report{}, failOn); err != nil {
+			return err
+		}
+		if err := s.scope(&o); err != nil {
+			return err
+		}
+		snapshot, err := s.look(c.Context(), c.ErrOrStderr(), nil)
+		if err != nil {
+			return err
+		}
+		r, _, err := controller.RunOnce(snapshot, o)
+		if err != nil {
+			fmt.Fprintln(c.ErrOrStderr(), "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
+		}
+		if err := report.Write(c.OutOrStdout(), format, &r, reportOptions(c.OutOrStdout())); err != nil {
+			return err
+		}
+		n, err := controller.Failed(r, failOn)
+		if err == nil && n > 0 {
+			err = foundError{n}
+		}
+		return err
+	}
+	return c
+}
+
+// reportOptions fit the output to where it goes.
+func reportOptions(w io.Writer) report.Options {
+	o := report.Options{Version: version()}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		o.Width, _, _ = term.GetSize(int(f.Fd()))
+		o.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	}
+	for _, c := range controller.Checks(controller.Defaults(), nil) {
+		level := report.LevelWarning
+		switch {
+		case c.Serious:
+			level = report.LevelError
+		case c.Reason == plan.Consolidatable || c.Reason == plan.NotConsolidatable:
+			level = report.LevelNote
+		}
+		o.Rules = append(o.Rules, report.Rule{Reason: string(c.Reason), Short: c.Doc, Help: c.Doc, HelpURI: docsURL + strings.ToLower(string(c.Reason)), Level: level})
+	}
+	return o
+}
+
+func reasons() []string {
+	var out []string
+	for _, c := range controller.Checks(controller.Defaults(), nil) {
+		out = append(out, string(c.Reason))
+	}
+	return out
+}

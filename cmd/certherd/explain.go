@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/certherd/certherd/controller"
+	"github.com/certherd/certherd/explain"
+)
+
+func explainCommand() *cobra.Command {
+	var (
+		s source
+		o controller.Options
+	)
+	c := &cobra.Command{
+		Use:   "explain KIND/NAMESPACE/NAME",
+		Short: "Show why one object got its verdict",
+		Long: `explain shows the chain from the service to the gateway as a tree, every piece of evidence for
+the verdict, and every finding that has to do with the object.
+
+Kinds: secret, certificate (of cert-manager), kcertificate or kcert (of Knative), ingress, kingress,
+gateway, listenerset, domainmapping, route.`,
+		Example: `  certherd explain secret/team-a/web-tls
+  certherd explain kcert/team-a/route-3f7e -f examples/knative-mess`,
+		Args: cobra.ExactArgs(1),
+	}
+	s.flags(c, true)
+	deciding(c, &o)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		ref, err := explain.ParseRef(args[0])
+		if err != nil {
+			return err
+		}
+		snapshot, err := s.look(c.Context(), c.ErrOrStderr(), nil)
+		if err != nil {
+			return err
+		}
+		_, p, err := controller.RunOnce(snapshot, o)
+		if err != nil {
+			return err
+		}
+		e, ok := explain.Object(snapshot, p, ref)
+		if !ok {
+			for _, g := range snapshot.Gaps {
+				fmt.Fprintf(c.ErrOrStderr(), "certherd: not read in full: %s: %s\n", g.Kind, g.Reason)
+			}
+			return fmt.Errorf("there is no %s, or it has nothing to do with certificates", ref)
+		}
+		_, err = fmt.Fprint(c.OutOrStdout(), e.Text())
+		return err
+	}
+	return c
+}
