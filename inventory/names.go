@@ -1,7 +1,10 @@
 package inventory
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/idna"
@@ -13,18 +16,17 @@ import (
 // A name that idna refuses keeps its spelling, so that it is equal only to
 // itself.
 func CanonicalName(name string) string {
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if isASCII(name) {
-		return name
+	name = strings.ToLower(name)
+	if !isASCII(name) {
+		prefix, rest := "", name
+		if r, ok := strings.CutPrefix(name, "*."); ok {
+			prefix, rest = "*.", r
+		}
+		if a, err := idna.Lookup.ToASCII(rest); err == nil {
+			name = prefix + a
+		}
 	}
-	prefix := ""
-	if rest, ok := strings.CutPrefix(name, "*."); ok {
-		prefix, name = "*.", rest
-	}
-	if a, err := idna.Lookup.ToASCII(name); err == nil {
-		name = a
-	}
-	return prefix + name
+	return strings.TrimSuffix(name, ".")
 }
 
 func isASCII(s string) bool {
@@ -39,10 +41,11 @@ func isASCII(s string) bool {
 // Covers reports whether a certificate's DNS name serves host. A wildcard
 // stands for exactly one label, and only the whole leftmost one (RFC 9525,
 // section 6.3): *.example.com covers a.example.com, but neither example.com,
-// a.b.example.com nor *.a.example.com. A wildcard covers itself.
+// a.b.example.com nor *.a.example.com. A wildcard covers itself. A host that is
+// an IP address is covered by no DNS name (RFC 9525, section 6.5).
 func Covers(name, host string) bool {
 	name, host = CanonicalName(name), CanonicalName(host)
-	if name == "" || host == "" {
+	if name == "" || host == "" || isIP(host) {
 		return false
 	}
 	if name == host {
@@ -78,18 +81,43 @@ func IsWildcard(name string) bool { return strings.HasPrefix(name, "*.") }
 // cover other people's names, and no public CA issues it.
 func WildcardFor(host string) (wildcard, refusal string) {
 	host = CanonicalName(host)
-	if IsWildcard(host) {
-		return host, ""
+	if isIP(host) {
+		return "", "an IP address has no wildcard"
 	}
 	label, parent, ok := strings.Cut(host, ".")
-	if !ok || label == "" || parent == "" {
+	if !ok {
 		return "", "a name of one label has no parent domain"
+	}
+	if label != "*" && !isHostname(label) || !isHostname(parent) {
+		return "", strconv.Quote(host) + " is no host name"
 	}
 	suffix, _ := publicsuffix.PublicSuffix(parent)
 	if suffix == parent {
 		return "", parent + " is a public suffix"
 	}
 	return "*." + parent, ""
+}
+
+func isIP(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// isHostname reports whether a canonical name is made of labels of letters,
+// digits, dashes and underscores, none of them empty or longer than 63 (RFC
+// 1035; the underscore for names that are no hosts strictly, and serve as such).
+func isHostname(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		for i := range len(label) {
+			if c := label[i]; !alnum[c] && c != '-' && c != '_' {
+				return false
+			}
+		}
+	}
+	return len(s) <= 253
 }
 
 // Names are the identities of a certificate: what its subject alternative
@@ -103,10 +131,19 @@ func NewNames(commonName string, dns, ips, uris, emails []string) Names {
 	for _, n := range dns {
 		all = append(all, CanonicalName(n))
 	}
-	if commonName != "" && (strings.Contains(commonName, ".") || len(all) == 0) && !strings.ContainsAny(commonName, " /:@") {
+	addresses := make([]string, 0, len(ips))
+	for _, ip := range ips {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			ip = a.Unmap().String()
+		}
+		addresses = append(addresses, ip)
+	}
+	if a, err := netip.ParseAddr(commonName); err == nil {
+		addresses = append(addresses, a.Unmap().String())
+	} else if commonName != "" && (strings.Contains(commonName, ".") || len(all) == 0) && !strings.ContainsAny(commonName, " /:@") {
 		all = append(all, CanonicalName(commonName))
 	}
-	return Names{DNS: sorted(all), IPs: sorted(ips), URIs: sorted(uris), Emails: sorted(emails)}
+	return Names{DNS: sorted(all), IPs: sorted(addresses), URIs: sorted(uris), Emails: sorted(emails)}
 }
 
 func sorted(list []string) []string {
@@ -124,7 +161,8 @@ func sorted(list []string) []string {
 
 // Key is one string for the whole set: equal keys are equal identities.
 func (n Names) Key() string {
-	return strings.Join(n.DNS, ",") + "|" + strings.Join(n.IPs, ",") + "|" + strings.Join(n.URIs, ",") + "|" + strings.Join(n.Emails, ",")
+	// Quoted, as a URI may hold any separator.
+	return fmt.Sprintf("%q %q %q %q", n.DNS, n.IPs, n.URIs, n.Emails)
 }
 
 // OnlyDNS reports whether the identities are DNS names and nothing else.

@@ -235,8 +235,9 @@ func (c *Collector) AddSecret(m *metav1.ObjectMeta, typ string, names *Names, no
 		c.kept++
 		ref := SecretRef(c.str(m.Namespace), c.str(m.Name))
 		c.o.OtherSecrets = append(c.o.OtherSecrets, ref)
-		// It may name one that holds a certificate, or own it.
+		// It may name one that holds a certificate, be a copy of it, or own it.
 		c.texts = append(c.texts, c.metaTexts(ref, m)...)
+		c.copy(ref, copyOf(m))
 		if m.UID != "" {
 			c.texts = append(c.texts, text{from: ref, field: "metadata.uid", value: string(m.UID)})
 		}
@@ -259,18 +260,35 @@ func (c *Collector) AddSecret(m *metav1.ObjectMeta, typ string, names *Names, no
 	} else {
 		s.Names = c.names(a[cm.CommonNameAnnotationKey], list(a[cm.AltNamesAnnotationKey]), list(a[cm.IPSANAnnotationKey]), list(a[cm.URISANAnnotationKey]), list(a[cm.EmailsAnnotationKey]))
 	}
-	for _, key := range []string{"reflector.v1.k8s.emberstack.com/reflects", "replicator.v1.mittwald.de/replicated-from", "replicator.v1.mittwald.de/replicate-from"} {
-		if ns, name, ok := strings.Cut(a[key], "/"); ok {
-			s.CopyOf = SecretRef(c.str(ns), c.str(name))
-		}
-	}
-	if name := m.Labels[originSecretLabel]; name != "" {
-		// net-istio's copies in the gateway's namespace (its
-		// pkg/reconciler/ingress/resources/secret.go).
-		s.CopyOf = SecretRef(c.str(m.Labels[originNamespaceLabel]), c.str(name))
+	if origin := copyOf(m); !origin.IsZero() {
+		s.CopyOf = SecretRef(c.str(origin.Namespace), c.str(origin.Name))
+		c.copy(s.Ref, s.CopyOf)
 	}
 	c.texts = append(c.texts, c.metaTexts(s.Ref, m)...)
 	c.o.Secrets = append(c.o.Secrets, s)
+}
+
+// copyOf is the Secret that a copying tool made one from, zero if none did.
+func copyOf(m *metav1.ObjectMeta) Ref {
+	if name := m.Labels[originSecretLabel]; name != "" {
+		// net-istio's copies in the gateway's namespace (its
+		// pkg/reconciler/ingress/resources/secret.go).
+		return SecretRef(m.Labels[originNamespaceLabel], name)
+	}
+	for _, key := range []string{"reflector.v1.k8s.emberstack.com/reflects", "replicator.v1.mittwald.de/replicated-from", "replicator.v1.mittwald.de/replicate-from"} {
+		if ns, name, ok := strings.Cut(m.Annotations[key], "/"); ok {
+			return SecretRef(ns, name)
+		}
+	}
+	return Ref{}
+}
+
+// copy makes a copy a use of its origin: the tool takes the copy away, or lets
+// it grow old, when the origin is gone.
+func (c *Collector) copy(from, origin Ref) {
+	if !origin.IsZero() {
+		c.texts = append(c.texts, c.knownText(from, "copy of", origin.Namespace+"/"+origin.Name, beside))
+	}
 }
 
 const (
@@ -347,7 +365,7 @@ func profile(s *cm.CertificateSpec) string {
 }
 
 func (c *Collector) acmeRequest(kind string, m *metav1.ObjectMeta, state cmacme.State) {
-	r := Request{Meta: c.meta(GroupACME, kind, m), State: string(state), Since: m.CreationTimestamp.Time}
+	r := Request{Meta: c.meta(GroupACME, kind, m), State: c.str(string(state)), Since: m.CreationTimestamp.Time}
 	switch state {
 	case cmacme.Valid, cmacme.Invalid, cmacme.Expired, cmacme.Errored:
 		r.Final = true
@@ -413,6 +431,9 @@ func (c *Collector) knativeIngress(o *netv1alpha1.Ingress) {
 		}
 	}
 	for _, t := range o.Spec.TLS {
+		if t.SecretName == "" {
+			continue
+		}
 		ns := t.SecretNamespace
 		if ns == "" {
 			ns = o.Namespace
@@ -550,7 +571,7 @@ func (c *Collector) meta(group, kind string, m *metav1.ObjectMeta) Meta {
 	c.kept++
 	x := Meta{
 		Ref:       Ref{Group: group, Kind: kind, Namespace: c.str(m.Namespace), Name: c.str(m.Name)},
-		Version:   Version{UID: string(m.UID), ResourceVersion: m.ResourceVersion},
+		Version:   Version{UID: strings.Clone(string(m.UID)), ResourceVersion: strings.Clone(m.ResourceVersion)},
 		Created:   m.CreationTimestamp.Time,
 		ManagedBy: c.str(managedBy(m)),
 		Ignore:    m.Annotations[IgnoreAnnotation] == "true",
@@ -564,7 +585,7 @@ func (c *Collector) meta(group, kind string, m *metav1.ObjectMeta) Meta {
 		if clusterScoped(g, o.Kind) {
 			ns = ""
 		}
-		x.Owners = append(x.Owners, OwnerRef{Ref: Ref{c.str(g), c.str(o.Kind), c.str(ns), c.str(o.Name)}, UID: string(o.UID), Controller: o.Controller != nil && *o.Controller})
+		x.Owners = append(x.Owners, OwnerRef{Ref: Ref{c.str(g), c.str(o.Kind), c.str(ns), c.str(o.Name)}, UID: c.str(string(o.UID)), Controller: o.Controller != nil && *o.Controller})
 	}
 	for k, v := range m.Labels {
 		x.Labels = append(x.Labels, Pair{c.str(k), c.str(v)})

@@ -1,8 +1,10 @@
 package inventory
 
 import (
+	"cmp"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -40,15 +42,15 @@ type ServedHost struct {
 // gaps in any order give an equal Snapshot.
 func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	s := &Snapshot{Objects: o, Taken: taken}
-	sortBy(s.Secrets, func(x *Secret) Ref { return x.Ref })
-	sortBy(s.Certificates, func(x *Certificate) Ref { return x.Ref })
-	sortBy(s.KnativeCertificates, func(x *KnativeCertificate) Ref { return x.Ref })
-	sortBy(s.Requests, func(x *Request) Ref { return x.Ref })
-	sortBy(s.Issuers, func(x *Issuer) Ref { return x.Ref })
-	sortBy(s.Consumers, func(x *Consumer) Ref { return x.Ref })
-	sortBy(s.Routes, func(x *Route) Ref { return x.Ref })
-	sortBy(s.Namespaces, func(x *Namespace) Ref { return x.Ref })
-	sortBy(s.Workloads, func(x *Workload) Ref { return x.Ref })
+	sortBy(s.Secrets, func(x *Secret) *Meta { return &x.Meta })
+	sortBy(s.Certificates, func(x *Certificate) *Meta { return &x.Meta })
+	sortBy(s.KnativeCertificates, func(x *KnativeCertificate) *Meta { return &x.Meta })
+	sortBy(s.Requests, func(x *Request) *Meta { return &x.Meta })
+	sortBy(s.Issuers, func(x *Issuer) *Meta { return &x.Meta })
+	sortBy(s.Consumers, func(x *Consumer) *Meta { return &x.Meta })
+	sortBy(s.Routes, func(x *Route) *Meta { return &x.Meta })
+	sortBy(s.Namespaces, func(x *Namespace) *Meta { return &x.Meta })
+	sortBy(s.Workloads, func(x *Workload) *Meta { return &x.Meta })
 	slices.SortFunc(s.OtherSecrets, Ref.Compare)
 	s.Gaps = slices.Compact(slices.SortedFunc(slices.Values(gaps), Gap.Compare))
 
@@ -99,8 +101,13 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	return s
 }
 
-func sortBy[T any](list []T, ref func(*T) Ref) {
-	sort.Slice(list, func(i, j int) bool { return ref(&list[i]).Compare(ref(&list[j])) < 0 })
+// sortBy sorts by name. The same name twice, as two dumps of one cluster may
+// have it, is sorted by version.
+func sortBy[T any](list []T, meta func(*T) *Meta) {
+	sort.Slice(list, func(i, j int) bool {
+		a, b := meta(&list[i]), meta(&list[j])
+		return cmp.Or(a.Ref.Compare(b.Ref), strings.Compare(a.Version.UID, b.Version.UID), strings.Compare(a.Version.ResourceVersion, b.Version.ResourceVersion)) < 0
+	})
 }
 
 // indexOwners notes which of the owners that records name exist.

@@ -66,19 +66,20 @@ func (s *Snapshot) judgeSecret(x *Secret) Judgement {
 func (s *Snapshot) judgeCertificate(x *Certificate) Judgement {
 	edges := append(slices.Clone(s.To(x.Ref)), s.users(x.Secret)...)
 	edges = append(edges, s.owners(&x.Meta, func(o OwnerRef) bool {
-		// ingress-shim and gateway-shim: the parent names the Secret while it
-		// wants the Certificate, which users has seen. Knative: its own
-		// Certificate wants this one for as long as it is wanted itself.
-		switch o.Ref.Kind {
-		case "Ingress", "Gateway", "ListenerSet", "XListenerSet":
-			return true
-		case "Certificate":
-			return o.Ref.Group == GroupKnativeNet
+		switch o.Ref.Group {
+		case GroupNetworking, GroupGateway:
+			// ingress-shim and gateway-shim, which name a Certificate like its
+			// Secret: the parent names the Secret while it wants the
+			// Certificate, which users has seen.
+			return o.Controller && x.Ref.Name == x.Secret.Name
+		case GroupKnativeNet:
+			// Its Certificate wants this one while it is wanted itself: below.
+			return o.Ref.Kind == "Certificate"
 		}
 		return false
 	})...)
-	if o, ok := x.ControlledBy(); ok && o.Ref.Group == GroupKnativeNet && s.Lives(o) {
-		if k := s.KnativeCertificate(o.Ref); k != nil {
+	for _, o := range x.Owners {
+		if k := s.KnativeCertificate(o.Ref); k != nil && s.Lives(o) {
 			edges = append(edges, s.To(k.Ref)...)
 			edges = append(edges, s.wants(k)...)
 		}
@@ -123,7 +124,8 @@ func (s *Snapshot) wants(x *KnativeCertificate) []Edge {
 }
 
 // movedAway reports whether every host of a per-route certificate is served
-// with another Secret, and none with its own.
+// with another Secret that exists and, as far as its names are known, covers the
+// host, by Knative Ingresses that are all Ready; and none with its own.
 func (s *Snapshot) movedAway(x *KnativeCertificate) bool {
 	if len(x.Names.DNS) == 0 {
 		return false
@@ -135,6 +137,9 @@ func (s *Snapshot) movedAway(x *KnativeCertificate) bool {
 		}
 		for _, h := range served {
 			if !h.Ready || h.Secret == x.Secret || !s.Exists(h.Secret) {
+				return false
+			}
+			if heir := s.Secret(h.Secret); heir != nil && !heir.Names.Empty() && !CoversAll(heir.Names.DNS, []string{host}) {
 				return false
 			}
 		}
