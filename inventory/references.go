@@ -114,14 +114,26 @@ cert-manager.io Issuer spec.acme.privateKeySecretRef.name own
 cert-manager.io Issuer spec.acme.externalAccountBinding.keySecretRef.name own
 cert-manager.io Issuer spec.acme.solvers[].dns01.*.*SecretRef.name own
 cert-manager.io Issuer spec.acme.solvers[].dns01.**.name own
-cert-manager.io Issuer spec.vault.** own
-cert-manager.io Issuer spec.venafi.** own
+cert-manager.io Issuer spec.vault.caBundleSecretRef.name own
+cert-manager.io Issuer spec.vault.clientCertSecretRef.name own
+cert-manager.io Issuer spec.vault.clientKeySecretRef.name own
+cert-manager.io Issuer spec.vault.auth.tokenSecretRef.name own
+cert-manager.io Issuer spec.vault.auth.appRole.secretRef.name own
+cert-manager.io Issuer spec.vault.auth.kubernetes.secretRef.name own
+cert-manager.io Issuer spec.vault.auth.clientCertificate.secretName own
+cert-manager.io Issuer spec.venafi.**.name own
 cert-manager.io ClusterIssuer spec.ca.secretName workload
 cert-manager.io ClusterIssuer spec.acme.privateKeySecretRef.name workload
 cert-manager.io ClusterIssuer spec.acme.externalAccountBinding.keySecretRef.name workload
 cert-manager.io ClusterIssuer spec.acme.solvers[].dns01.**.name workload
-cert-manager.io ClusterIssuer spec.vault.** workload
-cert-manager.io ClusterIssuer spec.venafi.** workload
+cert-manager.io ClusterIssuer spec.vault.caBundleSecretRef.name workload
+cert-manager.io ClusterIssuer spec.vault.clientCertSecretRef.name workload
+cert-manager.io ClusterIssuer spec.vault.clientKeySecretRef.name workload
+cert-manager.io ClusterIssuer spec.vault.auth.tokenSecretRef.name workload
+cert-manager.io ClusterIssuer spec.vault.auth.appRole.secretRef.name workload
+cert-manager.io ClusterIssuer spec.vault.auth.kubernetes.secretRef.name workload
+cert-manager.io ClusterIssuer spec.vault.auth.clientCertificate.secretName workload
+cert-manager.io ClusterIssuer spec.venafi.**.name workload
 cert-manager.io Certificate spec.secretName own
 cert-manager.io Certificate spec.keystores.jks.passwordSecretRef.name own
 cert-manager.io Certificate spec.keystores.pkcs12.passwordSecretRef.name own
@@ -212,6 +224,7 @@ apisix.apache.org ApisixUpstream spec.portLevelSettings[].tlsSecret.name beside
 configuration.konghq.com TCPIngress spec.tls[].secretName own tls
 configuration.konghq.com * configFrom.secretKeyRef.name beside
 ingress.v1.haproxy.org * **.ssl_certificate beside
+core ConfigMap data.ssl-certificate beside
 
 # Cilium.
 cilium.io * **.terminatingTLS.secret.name beside
@@ -224,6 +237,7 @@ operator.openshift.io IngressController spec.defaultCertificate.name workload tl
 config.openshift.io Ingress spec.componentRoutes[].servingCertKeyPairSecret.name workload tls
 config.openshift.io APIServer spec.servingCerts.namedCertificates[].servingCertificate.name workload tls
 core Service metadata.annotations.service\.beta\.openshift\.io/serving-cert-secret-name own
+core Service metadata.annotations.service\.alpha\.openshift\.io/serving-cert-secret-name own
 
 # Data bases, queues and platforms.
 kafka.strimzi.io * **.brokerCertChainAndKey.secretName own
@@ -247,6 +261,8 @@ mysql.oracle.com InnoDBCluster spec.tlsCASecretName own
 mongodbcommunity.mongodb.com * spec.security.tls.*.name own
 psmdb.percona.com * spec.secrets.ssl own
 psmdb.percona.com * spec.secrets.sslInternal own
+pgv2.percona.com * spec.secrets.customTLSSecret.name own
+pgv2.percona.com * spec.secrets.customReplicationTLSSecret.name own
 pxc.percona.com * spec.sslSecretName own
 pxc.percona.com * spec.sslInternalSecretName own
 redis.redis.opstreelabs.in * spec.TLS.secret.secretName own
@@ -261,7 +277,9 @@ platform.confluent.io * **.tls.secretRef own
 ceph.rook.io CephObjectStore spec.gateway.sslCertificateRef own
 k8s.keycloak.org Keycloak spec.http.tlsSecret own
 k8s.keycloak.org Keycloak spec.ingress.tlsSecret own
+k8s.keycloak.org Keycloak spec.admin.tlsSecret own
 awx.ansible.com AWX spec.ingress_tls_secret own
+awx.ansible.com AWX spec.route_tls_secret own
 grafana.integreatly.org * **.certSecretRef.name own
 grafana.integreatly.org Grafana spec.ingress.spec.tls[].secretName own
 monitoring.coreos.com * **.tlsConfig.cert.secret.name own
@@ -282,11 +300,14 @@ keda.sh ClusterTriggerAuthentication spec.secretTargetRef[].name workload
 external-secrets.io * **.*SecretRef.name beside
 external-secrets.io PushSecret spec.selector.secret.name own
 velero.io BackupStorageLocation spec.**.caCertRef.name own
+jetstream.nats.io Account spec.tls.secret.name own
 
 # Programs that copy Secrets, and programs that watch them.
 core Secret metadata.annotations.reflector\.v1\.k8s\.emberstack\.com/reflects beside
 core Secret metadata.annotations.replicator\.v1\.mittwald\.de/replicate-from beside
+core Secret metadata.annotations.replicator\.v1\.mittwald\.de/replicated-from beside
 kyverno.io * spec.rules[].generate.clone.name beside
+clustersecret.io ClusterSecret data.valueFrom.secretKeyRef.name beside
 * * metadata.annotations.secret\.reloader\.stakater\.com/reload own
 `)
 
@@ -306,37 +327,56 @@ var flags = map[string]bool{
 // fixedNames are Secrets that a program reads by a name that it has built in,
 // where no object of the cluster says so.
 var fixedNames = map[string]string{
-	"argocd-server-tls":                "Argo CD",
-	"argocd-repo-server-tls":           "Argo CD",
-	"argocd-dex-server-tls":            "Argo CD",
-	"cacerts":                          "Istio",
-	"istio-ca-secret":                  "Istio",
-	"istiod-tls":                       "Istio",
-	"istio-ingressgateway-certs":       "Istio",
-	"istio-ingressgateway-ca-certs":    "Istio",
-	"linkerd-identity-issuer":          "Linkerd",
-	"linkerd-trust-anchor":             "Linkerd",
-	"webhook-issuer-tls":               "Linkerd",
-	"linkerd-policy-validator-k8s-tls": "Linkerd",
-	"linkerd-proxy-injector-k8s-tls":   "Linkerd",
-	"linkerd-sp-validator-k8s-tls":     "Linkerd",
-	"linkerd-tap-k8s-tls":              "Linkerd",
-	"tap-k8s-tls":                      "Linkerd",
-	"cilium-ca":                        "Cilium",
-	"hubble-server-certs":              "Cilium",
-	"hubble-relay-client-certs":        "Cilium",
-	"tls-rancher-ingress":              "Rancher",
-	"tls-rancher":                      "Rancher",
-	"tls-ca":                           "Rancher",
-	"harbor-ingress":                   "Harbor",
-	"ambassador-certs":                 "Emissary",
-	"fallback-self-signed-cert":        "Emissary",
-	"webhook-server-cert":              "kubebuilder webhooks",
-	"kubernetes-dashboard-certs":       "Kubernetes Dashboard",
-	"cert-manager-webhook-ca":          "cert-manager",
-	"routing-serving-certs":            "Knative",
-	"serving-certs":                    "Knative",
-	"knative-serving-certs":            "Knative",
+	"argocd-server-tls":                 "Argo CD",
+	"argocd-repo-server-tls":            "Argo CD",
+	"argocd-dex-server-tls":             "Argo CD",
+	"cacerts":                           "Istio",
+	"istio-ca-secret":                   "Istio",
+	"istiod-tls":                        "Istio",
+	"istio-ingressgateway-certs":        "Istio",
+	"istio-ingressgateway-ca-certs":     "Istio",
+	"linkerd-identity-issuer":           "Linkerd",
+	"linkerd-trust-anchor":              "Linkerd",
+	"webhook-issuer-tls":                "Linkerd",
+	"linkerd-policy-validator-k8s-tls":  "Linkerd",
+	"linkerd-proxy-injector-k8s-tls":    "Linkerd",
+	"linkerd-sp-validator-k8s-tls":      "Linkerd",
+	"linkerd-tap-k8s-tls":               "Linkerd",
+	"tap-k8s-tls":                       "Linkerd",
+	"cilium-ca":                         "Cilium",
+	"hubble-server-certs":               "Cilium",
+	"hubble-relay-client-certs":         "Cilium",
+	"hubble-relay-server-certs":         "Cilium",
+	"hubble-ui-client-certs":            "Cilium",
+	"hubble-metrics-server-certs":       "Cilium",
+	"clustermesh-apiserver-ca-cert":     "Cilium",
+	"clustermesh-apiserver-server-cert": "Cilium",
+	"clustermesh-apiserver-admin-cert":  "Cilium",
+	"clustermesh-apiserver-remote-cert": "Cilium",
+	"clustermesh-apiserver-local-cert":  "Cilium",
+	"tls-rancher-ingress":               "Rancher",
+	"tls-rancher":                       "Rancher",
+	"tls-ca":                            "Rancher",
+	"harbor-ingress":                    "Harbor",
+	"ambassador-certs":                  "Emissary",
+	"fallback-self-signed-cert":         "Emissary",
+	"webhook-server-cert":               "kubebuilder webhooks",
+	"kubernetes-dashboard-certs":        "Kubernetes Dashboard",
+	"cert-manager-webhook-ca":           "cert-manager",
+	"routing-serving-certs":             "Knative",
+	"serving-certs":                     "Knative",
+	"knative-serving-certs":             "Knative",
+	// knative.dev/eventing pkg/eventingtls and its data planes read these
+	// through an informer: no Pod mounts them.
+	"imc-dispatcher-server-tls":        "Knative Eventing",
+	"job-sink-server-tls":              "Knative Eventing",
+	"request-reply-server-tls":         "Knative Eventing",
+	"mt-broker-filter-server-tls":      "Knative Eventing",
+	"mt-broker-ingress-server-tls":     "Knative Eventing",
+	"pingsource-mt-adapter-server-tls": "Knative Eventing",
+	"kafka-broker-ingress-server-tls":  "Knative Eventing",
+	"kafka-channel-ingress-server-tls": "Knative Eventing",
+	"kafka-sink-ingress-server-tls":    "Knative Eventing",
 	"envoy":                            "Envoy Gateway",
 	"envoy-gateway":                    "Envoy Gateway",
 	"envoy-rate-limit":                 "Envoy Gateway",
