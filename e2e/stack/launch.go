@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -19,8 +20,10 @@ import (
 // settings is what the supervisor gets to know, as JSON in its folder.
 type settings struct {
 	Options
-	Dir   string
-	Parts map[Part]string
+	Dir string
+	// Temporary says that Dir goes when the stack ends; Root, that root started it.
+	Temporary, Root bool
+	Parts           map[Part]string
 	// Inner has one address for each listener that the supervisor inherits.
 	Inner []string
 	// APIServer is kube-apiserver's address outside.
@@ -62,7 +65,7 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 
 func (s *Stack) start(ctx context.Context, options Options, parts map[Part]string) error {
 	begun := time.Now()
-	conf := settings{Options: options, Dir: s.Dir, Parts: parts}
+	conf := settings{Options: options, Dir: s.Dir, Temporary: s.temporary, Root: os.Geteuid() == 0, Parts: parts}
 	var listeners []*os.File
 	defer func() {
 		for _, file := range listeners {
@@ -158,18 +161,22 @@ func removeState(dir string) error {
 	return nil
 }
 
-// Remove stops the stack and removes its folder.
-func (s *Stack) Remove() error {
-	if err := s.Stop(); err != nil {
+// Remove ends the stack in dir, if one is running there, and removes the folder.
+// It refuses a folder that holds anything that no stack has put there.
+func Remove(dir string) error {
+	if s, err := Load(dir); err == nil {
+		if err := s.Stop(); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, ErrNotRunning) {
 		return err
 	}
-	if s.temporary {
+	if err := removeState(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	if err := removeState(s.Dir); err != nil {
+	} else if err != nil {
 		return err
 	}
-	return os.Remove(s.Dir)
+	return os.Remove(dir)
 }
 
 // report is a message from the supervisor, one JSON document each.
@@ -218,7 +225,7 @@ func (s *Stack) launch(ctx context.Context, listeners []*os.File, out io.Writer)
 	lifeline.Close()
 	if err != nil {
 		lifelineEnd.Close()
-		return needsNamespaces(err)
+		return needsNamespaces(err, os.Geteuid() == 0)
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
@@ -284,12 +291,13 @@ func (s *Stack) lastWords() string {
 	return "\n" + tail(string(content), 10)
 }
 
-// needsNamespaces explains why the supervisor could not be started.
-func needsNamespaces(err error) error {
+// needsNamespaces explains why the namespaces could not be made or set up by the
+// user who started the stack.
+func needsNamespaces(err error, root bool) error {
 	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EACCES) {
 		return err
 	}
-	if os.Geteuid() == 0 {
+	if root {
 		return fmt.Errorf("the stack runs in network, PID and mount namespaces of its own; root may not make them here, "+
 			"so this is a container without CAP_SYS_ADMIN: give it that capability, or run outside of it (%w)", err)
 	}

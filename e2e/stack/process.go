@@ -49,7 +49,7 @@ func supervise(dir string) int {
 		err = json.Unmarshal(content, &s.settings)
 	}
 	if err == nil {
-		err = isolate(s.Dir)
+		err = s.isolate()
 	}
 	for i := 0; err == nil && i < len(s.Inner); i++ {
 		err = forward(os.NewFile(uintptr(firstFile+2+i), s.Inner[i]), s.Inner[i])
@@ -67,6 +67,7 @@ func supervise(dir string) int {
 	}()
 
 	ctx, cancel := context.WithCancel(context.Background())
+	defer s.cleanUp()
 	defer cancel()
 	started := make(chan error, 1)
 	go func() { started <- s.start(ctx) }()
@@ -85,6 +86,21 @@ func supervise(dir string) int {
 	}
 }
 
+// cleanUp ends all processes of the namespace and, when the folder is a temporary
+// one, removes it: whoever would have done that may have been killed.
+func (s *supervisor) cleanUp() {
+	syscall.Kill(-1, syscall.SIGKILL) // does not strike the caller; see kill(2)
+	if !s.Temporary {
+		return
+	}
+	for range 50 { // processes may still write for a moment
+		if os.RemoveAll(s.Dir) == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 func (s *supervisor) fail(err error) int {
 	fmt.Fprintln(os.Stderr, err)
 	s.reports.Encode(report{Error: err.Error()})
@@ -98,15 +114,15 @@ func (s *supervisor) progress(format string, args ...any) {
 }
 
 // isolate sets up the namespaces that the supervisor was started in.
-func isolate(dir string) error {
+func (s *supervisor) isolate() error {
 	if err := configureNetwork(); err != nil {
-		return needsNamespaces(err)
+		return needsNamespaces(err, s.Root)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return needsNamespaces(fmt.Errorf("make mounts private: %w", err))
+		return needsNamespaces(fmt.Errorf("make mounts private: %w", err), s.Root)
 	}
 	// All names are answered by the stack's own name server.
-	resolver := filepath.Join(dir, "resolv.conf")
+	resolver := filepath.Join(s.Dir, "resolv.conf")
 	if err := os.WriteFile(resolver, []byte("nameserver "+private+"\noptions ndots:1\n"), 0o644); err != nil {
 		return err
 	}

@@ -118,6 +118,22 @@ func (s *Stack) RESTConfig() (*rest.Config, error) {
 	return config, nil
 }
 
+// Environ returns the environment by which `stack run` and `stack up` tell other
+// programs where things are: KUBECONFIG and CERTHERD_STACK_* variables.
+func (s *Stack) Environ() []string {
+	environ := []string{"KUBECONFIG=" + s.Kubeconfig}
+	for _, variable := range []struct{ name, value string }{
+		{"DIR", s.Dir}, {"LOG_DIR", s.LogDir}, {"AUDIT_LOG", s.AuditLog},
+		{"GATEWAY_TLS", s.GatewayTLS}, {"GATEWAY_HTTP", s.GatewayHTTP}, {"ENVOY_ADMIN", s.EnvoyAdmin},
+		{"PEBBLE_ACME", s.PebbleACME}, {"PEBBLE_MANAGEMENT", s.PebbleManagement},
+	} {
+		if variable.value != "" {
+			environ = append(environ, "CERTHERD_STACK_"+variable.name+"="+variable.value)
+		}
+	}
+	return environ
+}
+
 // stateFile is written once a stack is ready.
 const stateFile = "stack.json"
 

@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -62,6 +64,7 @@ func eventually(t *testing.T, what string, check func(context.Context) error) {
 	for {
 		err := check(t.Context())
 		if err == nil {
+			t.Log(what, time.Now())
 			return
 		}
 		if time.Now().After(deadline) {
@@ -255,8 +258,8 @@ func checkAuditLog(t *testing.T, s *Stack) {
 	}
 }
 
-// namespaces lists the processes that live in a stack's PID or network namespace,
-// as links below /proc/<pid>/ns of its supervisor name them.
+// processesIn lists the processes that live in namespaces, which are named as the
+// links below /proc/<pid>/ns name them.
 func processesIn(t *testing.T, namespaces []string) (pids []string) {
 	t.Helper()
 	for _, kind := range []string{"pid", "net", "mnt"} {
@@ -345,3 +348,115 @@ func TestTwoStacksSideBySide(t *testing.T) {
 	checkStop(t, stacks[1])
 }
 
+// TestEndsWithItsParent kills a process that has started a stack.
+func TestEndsWithItsParent(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a control plane")
+	}
+	const variable = "CERTHERD_STACK_TEST_PARENT"
+	if os.Getenv(variable) != "" {
+		s, err := Start(t.Context(), Options{Out: os.Stderr})
+		if err != nil {
+			t.Fatal(err)
+		}
+		json.NewEncoder(os.Stdout).Encode(s)
+		select {}
+	}
+	parent := exec.Command(os.Args[0], "-test.run=^TestEndsWithItsParent$")
+	parent.Env = append(os.Environ(), variable+"=1")
+	parent.Stderr = os.Stderr
+	stdout, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var s Stack
+	err = json.NewDecoder(stdout).Decode(&s)
+	if err != nil {
+		parent.Process.Kill()
+		t.Fatal(err)
+	}
+	namespaces := namespacesOf(t, s.Supervisor)
+	parent.Process.Kill()
+	parent.Wait()
+	eventually(t, "the stack to end", func(context.Context) error {
+		if left := processesIn(t, namespaces); len(left) > 0 {
+			return fmt.Errorf("processes left: %v", left)
+		}
+		return nil
+	})
+	checkGone(t, &s, namespaces)
+	if _, err := os.Stat(s.Dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", s.Dir, err)
+	}
+}
+
+// TestDetached starts a stack that another process could end.
+func TestDetached(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a control plane")
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	if _, err := Load(dir); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("Load of nothing: %v", err)
+	}
+	s := start(t, Options{Dir: dir, Detached: true})
+	namespaces := namespacesOf(t, s.Supervisor)
+	if _, err := Start(t.Context(), Options{Dir: dir}); err == nil || !strings.Contains(err.Error(), "already running") {
+		t.Errorf("a second stack in the same folder: %v", err)
+	}
+	loaded, err := Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := connect(t, loaded).namespace(t.Context(), "somewhere"); err != nil {
+		t.Error(err)
+	}
+	if err := Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, s, namespaces)
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", dir, err)
+	}
+}
+
+// TestForeignProcess has state of a stack whose process id is now another's.
+func TestForeignProcess(t *testing.T) {
+	dir := t.TempDir()
+	self, err := identify(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self.StartTime++
+	content, err := json.Marshal(Stack{Dir: dir, Supervisor: self})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, stateFile), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dir); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("Load: %v", err)
+	}
+	if err := Remove(dir); err != nil { // had it signalled the process, this test would not go on
+		t.Errorf("Remove: %v", err)
+	}
+}
+
+// TestRemoveForeignFolder must not delete what is not a stack's.
+func TestRemoveForeignFolder(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "letter.txt")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Remove(dir); err == nil || !strings.Contains(err.Error(), "letter.txt") {
+		t.Errorf("Remove: %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+}
