@@ -243,6 +243,11 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 			return fmt.Sprintf("%s uses its Secret, too, in %s, and would not be switched", e.From, e.Field)
 		}
 	}
+	for _, w := range l.s.Writers(m.secret) {
+		if w.Group == inventory.GroupCertManager && w != m.crt.Ref {
+			return w.String() + " writes the same Secret: settle that first (see SharedSecretName)"
+		}
+	}
 	if m.meta.ManagedBy != "" {
 		return "managed by " + m.meta.ManagedBy + ": make the wildcard there"
 	}
@@ -358,15 +363,15 @@ func (l *look) proposal(g *group) plan.Finding {
 		if g.knative {
 			object = inventory.KnativeCertificateRef(g.ns, name)
 		}
-		f.Message = fmt.Sprintf("%d certificates of %s could become one, %s", len(g.members), g.issuer, g.wildcard)
+		f.Message = fmt.Sprintf("%s of %s could become one, %s", count(len(g.members), "certificate"), g.issuer, g.wildcard)
 		f.Fix = append(f.Fix, plan.Step{Action: plan.Issue, Object: object, To: secret, Hosts: []string{g.wildcard}})
 		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, To: secret, Hosts: hosts})
 	} else {
-		f.Message = fmt.Sprintf("%d certificates of %s are covered by %s, which is there and Ready", len(g.members), g.issuer, object)
+		f.Message = fmt.Sprintf("%s of %s could give way to %s, %s, which is there and Ready", count(len(g.members), "certificate"), g.issuer, object, g.wildcard)
 		f.Related = append(f.Related, object)
 		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, To: secret, Hosts: hosts})
 	}
-	f.Message += fmt.Sprintf("; %d hosts would then share one key and one filter chain", len(hosts))
+	f.Message += fmt.Sprintf("; %s would then be on its key and its filter chain", count(len(hosts), "host"))
 	if x := l.s.Issuer(g.issuer); x != nil && x.Type == inventory.CA {
 		f.Message += "; whether the CA's name constraints allow it was not read"
 	}
@@ -384,6 +389,13 @@ func (l *look) proposal(g *group) plan.Finding {
 		}
 	}
 	return f
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // wildcardName is the name of the object and the Secret of a new wildcard:

@@ -180,7 +180,7 @@ func sharedSecretName(s *inventory.Snapshot) []plan.Finding {
 		j := s.Judge(x.Secret)
 		out = append(out, plan.Finding{
 			Reason: plan.SharedSecretName, Object: x.Secret, Verdict: j.Verdict, Evidence: j.Evidence, Related: sharers,
-			Message: fmt.Sprintf("%s all write it; cert-manager renews for %s only; give each Certificate a Secret of its own, or delete all but one", names(sharers), owner),
+			Message: fmt.Sprintf("%s write it, and cert-manager renews for %s only; give each Certificate a Secret of its own, or delete all but one", names(sharers), owner),
 		})
 	}
 	return out
