@@ -81,7 +81,17 @@ func (c *Collector) Gap(g Gap) { c.gaps = append(c.gaps, g) }
 
 // AddEdge adds a reference that was found before: by the look that wrote a
 // dump. It belongs to step 3.
-func (c *Collector) AddEdge(e Edge) { c.edge(e, false) }
+func (c *Collector) AddEdge(e Edge) { c.edge(e, c.serves(e)) }
+
+// serves reports whether an edge is one of those that say how a gateway serves
+// a Secret, by the field that it comes from.
+func (c *Collector) serves(e Edge) bool {
+	if e.Via != Field {
+		return false
+	}
+	path := splitPath(e.Field)
+	return slices.ContainsFunc(c.rowsOf(e.From.Group, e.From.Kind), func(r reference) bool { return r.tls && pathMatches(r.path, path) })
+}
 
 // str returns an equal string that is shared by all records, so that what
 // repeats in every object is held once and no record keeps a whole page alive.
@@ -725,7 +735,12 @@ func (c *Collector) field(from Ref, f fieldHit) (resolved bool) {
 		if c.scan.lookup != "" && f.row.tls {
 			to(c.scan.lookup, name)
 		}
-		return to(ns, name)
+		exists := to(ns, name)
+		if n := c.scan.besides[f.parent]; f.row.scope == own && n != "" && n != ns {
+			// The field is said to be local, and yet has a namespace beside it.
+			return to(n, name)
+		}
+		return exists
 	}
 	// The namespace is some program's. Every Secret of the name may be meant;
 	// where there is none at all, nobody can say which one is missing.
