@@ -231,7 +231,7 @@ func (b *builder) part(ctx context.Context, part Part, source, target string) er
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
-	unlock, err := b.lock(ctx, target+".lock")
+	unlock, err := b.lock(ctx, filepath.Join(filepath.Dir(target), string(part)+".lock"))
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,18 @@ func (b *builder) part(ctx context.Context, part Part, source, target string) er
 		b.done += len(recipes[part].programs)
 		return nil
 	}
-	temporary, err := os.MkdirTemp(filepath.Dir(target), ".building-")
+	// With the lock held, whatever is there was left by a build that was killed.
+	pattern := filepath.Join(filepath.Dir(target), ".building-"+string(part)+"-")
+	leftovers, err := filepath.Glob(pattern + "*")
+	if err != nil {
+		return err
+	}
+	for _, leftover := range leftovers {
+		if err := os.RemoveAll(leftover); err != nil {
+			return err
+		}
+	}
+	temporary, err := os.MkdirTemp(filepath.Dir(target), filepath.Base(pattern))
 	if err != nil {
 		return err
 	}
@@ -368,7 +379,7 @@ func (b *builder) lock(ctx context.Context, path string) (unlock func(), err err
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		if waited%10 == 0 {
-			fmt.Fprintf(b.out, "stack: waiting for another build of %s\n", filepath.Base(path))
+			fmt.Fprintf(b.out, "stack: waiting for another build of %s\n", strings.TrimSuffix(filepath.Base(path), ".lock"))
 		}
 		select {
 		case <-ctx.Done():

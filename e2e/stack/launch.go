@@ -193,11 +193,13 @@ func (s *Stack) launch(ctx context.Context, listeners []*os.File, out io.Writer)
 		return err
 	}
 	defer reports.Close()
+	defer reportsEnd.Close()
 	// The supervisor reads the lifeline: its end closes when this process ends.
 	lifeline, lifelineEnd, err := os.Pipe()
 	if err != nil {
 		return err
 	}
+	defer lifeline.Close()
 	log, err := os.Create(filepath.Join(s.LogDir, "supervisor.log"))
 	if err != nil {
 		return err
@@ -210,15 +212,8 @@ func (s *Stack) launch(ctx context.Context, listeners []*os.File, out io.Writer)
 	cmd.Dir = s.Dir
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = append([]*os.File{reportsEnd, lifeline}, listeners...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
-		// A session of its own: Ctrl-C reaches it through the lifeline alone.
-		Setsid: true,
-	}
-	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	if cmd.SysProcAttr, err = namespaces(); err != nil {
+		return err
 	}
 	err = cmd.Start()
 	reportsEnd.Close()
@@ -227,8 +222,11 @@ func (s *Stack) launch(ctx context.Context, listeners []*os.File, out io.Writer)
 		lifelineEnd.Close()
 		return needsNamespaces(err, os.Geteuid() == 0)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
+	exited := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(exited)
+	}()
 	s.end = func() error {
 		lifelineEnd.Close()
 		if s.detached {
@@ -291,21 +289,6 @@ func (s *Stack) lastWords() string {
 	return "\n" + tail(string(content), 10)
 }
 
-// needsNamespaces explains why the namespaces could not be made or set up by the
-// user who started the stack.
-func needsNamespaces(err error, root bool) error {
-	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EACCES) {
-		return err
-	}
-	if root {
-		return fmt.Errorf("the stack runs in network, PID and mount namespaces of its own; root may not make them here, "+
-			"so this is a container without CAP_SYS_ADMIN: give it that capability, or run outside of it (%w)", err)
-	}
-	return fmt.Errorf("the stack runs in network, PID and mount namespaces of its own. That needs either root, or unprivileged user namespaces, "+
-		"which this system does not allow: set user.max_user_namespaces above 0, kernel.unprivileged_userns_clone to 1 and "+
-		"kernel.apparmor_restrict_unprivileged_userns to 0 where these sysctls exist (%w)", err)
-}
-
 // identify finds the start time of a running process.
 func identify(pid int) (Process, error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -347,6 +330,14 @@ func (p Process) terminate() error {
 			return fmt.Errorf("the stack's process %d does not end", p.PID)
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+	// It may be a zombie until its parent, which need not be this process, has noticed;
+	// some containers have none that would.
+	for range 20 {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", p.PID)); err != nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 	return nil
 }

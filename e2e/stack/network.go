@@ -6,44 +6,12 @@ import (
 	"io"
 	"net"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 // private is the address of everything in a stack. kube-apiserver refuses
 // loopback addresses in Endpoints, so lo gets this one, too; it exists in the
 // stack's own network namespace alone.
 const private = "10.99.0.1"
-
-// configureNetwork brings lo up and gives it the private address.
-func configureNetwork() error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(socket)
-	for _, step := range []struct {
-		device  string
-		request uint
-		set     func(*unix.Ifreq) error
-	}{
-		{"lo", unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error { r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING); return nil }},
-		{"lo:0", unix.SIOCSIFADDR, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.ParseIP(private).To4()) }},
-		{"lo:0", unix.SIOCSIFNETMASK, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.IPv4bcast.To4()) }},
-	} {
-		request, err := unix.NewIfreq(step.device)
-		if err == nil {
-			err = step.set(request)
-		}
-		if err == nil {
-			err = unix.IoctlIfreq(socket, step.request, request)
-		}
-		if err != nil {
-			return fmt.Errorf("configure %s: %w", step.device, err)
-		}
-	}
-	return nil
-}
 
 // forward accepts on an inherited listener of the outer network namespace and
 // passes each connection on to an address inside.

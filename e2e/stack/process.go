@@ -12,8 +12,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // supervisorName is the zeroth argument that makes this program a supervisor.
@@ -113,25 +111,6 @@ func (s *supervisor) progress(format string, args ...any) {
 	s.reports.Encode(report{Progress: line})
 }
 
-// isolate sets up the namespaces that the supervisor was started in.
-func (s *supervisor) isolate() error {
-	if err := configureNetwork(); err != nil {
-		return needsNamespaces(err, s.Root)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return needsNamespaces(fmt.Errorf("make mounts private: %w", err), s.Root)
-	}
-	// All names are answered by the stack's own name server.
-	resolver := filepath.Join(s.Dir, "resolv.conf")
-	if err := os.WriteFile(resolver, []byte("nameserver "+private+"\noptions ndots:1\n"), 0o644); err != nil {
-		return err
-	}
-	if err := unix.Mount(resolver, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s over /etc/resolv.conf: %w", resolver, err)
-	}
-	return nil
-}
-
 // A service is one program of the stack.
 type service struct {
 	name string
@@ -173,7 +152,7 @@ func (s *supervisor) run(ctx context.Context, svc service) error {
 func (s *supervisor) log(name string) string { return filepath.Join(s.Dir, "logs", name+".log") }
 
 // startTimeout bounds how long any one part may take to become ready.
-const startTimeout = time.Minute
+const startTimeout = 3 * time.Minute
 
 // await calls check until it succeeds; an error names what it waited for and
 // shows the end of the service's log.

@@ -18,6 +18,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"syscall"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -116,6 +118,45 @@ func (s *Stack) RESTConfig() (*rest.Config, error) {
 	}
 	config.QPS = -1
 	return config, nil
+}
+
+// Signal sends a signal to every process of a program of the stack, named as its
+// file: etcd, kube-apiserver, kube-controller-manager, cert-manager-controller,
+// cert-manager-webhook, knative-controller, knative-webhook, knative-autoscaler,
+// kourier, envoy or pebble. A program that ends is started again a second later;
+// SIGSTOP and SIGCONT make one pause.
+func (s *Stack) Signal(program string, signal syscall.Signal) error {
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.Supervisor.PID))
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	found := false
+	links, err := filepath.Glob("/proc/[0-9]*/ns/pid")
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		// Processes of other users, and those that have just ended, cannot be read.
+		if target, err := os.Readlink(link); err != nil || target != namespace {
+			continue
+		}
+		process := filepath.Dir(filepath.Dir(link))
+		if file, err := os.Readlink(filepath.Join(process, "exe")); err != nil || filepath.Base(file) != program {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(process))
+		if err != nil {
+			return err
+		}
+		if err := syscall.Kill(pid, signal); err != nil {
+			return fmt.Errorf("signal %s: %w", program, err)
+		}
+		found = true
+	}
+	if !found {
+		return fmt.Errorf("the stack runs no %s", program)
+	}
+	return nil
 }
 
 // Environ returns the environment by which `stack run` and `stack up` tell other

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,11 +61,10 @@ func connect(t *testing.T, s *Stack) *cluster {
 // eventually repeats a check until it succeeds.
 func eventually(t *testing.T, what string, check func(context.Context) error) {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(5 * time.Minute)
 	for {
 		err := check(t.Context())
 		if err == nil {
-			t.Log(what, time.Now())
 			return
 		}
 		if time.Now().After(deadline) {
@@ -164,6 +164,22 @@ func TestStackFull(t *testing.T) {
 		}
 	})
 	t.Run("the audit log tells users apart", func(t *testing.T) { checkAuditLog(t, s) })
+	t.Run("a program that ends is started again", func(t *testing.T) {
+		if err := s.Signal("envoy", syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		roots := pool(t, secret(t, c, "cert-manager", "stack-ca").Data["ca.crt"])
+		eventually(t, "Envoy to serve again", func(context.Context) error {
+			conn, err := tls.Dial("tcp", s.GatewayTLS, &tls.Config{ServerName: host, RootCAs: roots})
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+		if err := s.Signal("nothing", syscall.SIGKILL); err == nil {
+			t.Error("no error for a program that does not exist")
+		}
+	})
 	checkStop(t, s)
 }
 

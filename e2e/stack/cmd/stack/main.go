@@ -127,7 +127,7 @@ func upCommand() *cobra.Command {
 		default:
 			return err
 		}
-		print(cmd, s)
+		printEnvironment(cmd, s)
 		return nil
 	}
 	return cmd
@@ -168,13 +168,13 @@ func statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		print(cmd, s)
+		printEnvironment(cmd, s)
 		return nil
 	}
 	return cmd
 }
 
-func print(cmd *cobra.Command, s *stack.Stack) {
+func printEnvironment(cmd *cobra.Command, s *stack.Stack) {
 	for _, variable := range s.Environ() {
 		name, value, _ := strings.Cut(variable, "=")
 		fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))

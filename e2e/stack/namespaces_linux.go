@@ -1,0 +1,92 @@
+package stack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// namespaces asks for new PID, network and mount namespaces for a process, and for
+// a user namespace when the caller is not root.
+func namespaces() (*syscall.SysProcAttr, error) {
+	attributes := &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
+		// A session of its own: Ctrl-C reaches it through the lifeline alone.
+		Setsid: true,
+	}
+	if os.Geteuid() != 0 {
+		attributes.Cloneflags |= syscall.CLONE_NEWUSER
+		attributes.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		attributes.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	return attributes, nil
+}
+
+// isolate sets up the namespaces that the supervisor was started in.
+func (s *supervisor) isolate() error {
+	if err := configureNetwork(); err != nil {
+		return needsNamespaces(err, s.Root)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return needsNamespaces(fmt.Errorf("make mounts private: %w", err), s.Root)
+	}
+	// All names are answered by the stack's own name server.
+	resolver := filepath.Join(s.Dir, "resolv.conf")
+	if err := os.WriteFile(resolver, []byte("nameserver "+private+"\noptions ndots:1\n"), 0o644); err != nil {
+		return err
+	}
+	if err := unix.Mount(resolver, "/etc/resolv.conf", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s over /etc/resolv.conf: %w", resolver, err)
+	}
+	return nil
+}
+
+// configureNetwork brings lo up and gives it the private address.
+func configureNetwork() error {
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(socket)
+	for _, step := range []struct {
+		device  string
+		request uint
+		set     func(*unix.Ifreq) error
+	}{
+		{"lo", unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error { r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING); return nil }},
+		{"lo:0", unix.SIOCSIFADDR, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.ParseIP(private).To4()) }},
+		{"lo:0", unix.SIOCSIFNETMASK, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.IPv4bcast.To4()) }},
+	} {
+		request, err := unix.NewIfreq(step.device)
+		if err == nil {
+			err = step.set(request)
+		}
+		if err == nil {
+			err = unix.IoctlIfreq(socket, step.request, request)
+		}
+		if err != nil {
+			return fmt.Errorf("configure %s: %w", step.device, err)
+		}
+	}
+	return nil
+}
+
+// needsNamespaces explains why the namespaces could not be made or set up by the
+// user who started the stack.
+func needsNamespaces(err error, root bool) error {
+	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.EACCES) {
+		return err
+	}
+	if root {
+		return fmt.Errorf("the stack runs in network, PID and mount namespaces of its own; root may not make them here, "+
+			"so this is a container without CAP_SYS_ADMIN: give it that capability, or run outside of it (%w)", err)
+	}
+	return fmt.Errorf("the stack runs in network, PID and mount namespaces of its own. That needs either root, or unprivileged user namespaces, "+
+		"which this system does not allow: set user.max_user_namespaces above 0, kernel.unprivileged_userns_clone to 1 and "+
+		"kernel.apparmor_restrict_unprivileged_userns to 0 where these sysctls exist (%w)", err)
+}

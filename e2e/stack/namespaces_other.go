@@ -1,0 +1,16 @@
+//go:build !linux
+
+package stack
+
+import (
+	"errors"
+	"syscall"
+)
+
+var errLinux = errors.New("the stack needs the namespaces of Linux; on other systems run it in a virtual machine")
+
+func namespaces() (*syscall.SysProcAttr, error) { return nil, errLinux }
+
+func (s *supervisor) isolate() error { return errLinux }
+
+func needsNamespaces(err error, _ bool) error { return err }
