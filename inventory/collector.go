@@ -38,6 +38,7 @@ type Collector struct {
 	ownKind  map[[2]string]bool
 	byNS     map[string][]Ref // judged Secrets by namespace, sorted by name
 	byName   []Ref            // judged Secrets sorted by name
+	awaited  []Meta           // Secrets as Certificates label them, with nothing but a name and labels
 	other    map[Ref]bool     // Secrets that are never judged
 	rows     map[[2]string][]reference
 	edges    map[Ref]*edgeSet
@@ -155,31 +156,49 @@ func (c *Collector) Freeze() {
 			}
 		}
 	}
-	for i := range c.o.Secrets {
-		s := &c.o.Secrets[i]
-		add(s.Ref.Name, s.Ref)
-		if base, ok := strings.CutSuffix(s.Ref.Name, "-cacert"); ok {
-			// Istio reads <credentialName>-cacert beside <credentialName>.
-			add(base, s.Ref)
-		}
-		c.byNS[s.Ref.Namespace] = append(c.byNS[s.Ref.Namespace], s.Ref)
-		c.byName = append(c.byName, s.Ref)
-		for _, l := range s.Labels {
+	seen := make(map[Ref]bool, len(c.o.Secrets))
+	// secret makes a Secret known, whether it exists or a Certificate is about
+	// to make it: whoever wants that Certificate names the Secret.
+	secret := func(ref Ref, labels []Pair) {
+		for _, l := range labels {
 			if !managerLabel(l.Key) {
-				c.labels[l] = append(c.labels[l], s.Ref)
+				c.labels[l] = append(c.labels[l], ref)
 				at(l.Key).label = true
 			}
 		}
+		if ref.Name == "" || seen[ref] {
+			return
+		}
+		seen[ref] = true
+		add(ref.Name, ref)
+		if base, ok := strings.CutSuffix(ref.Name, "-cacert"); ok {
+			// Istio reads <credentialName>-cacert beside <credentialName>.
+			add(base, ref)
+		}
+		c.byNS[ref.Namespace] = append(c.byNS[ref.Namespace], ref)
+		c.byName = append(c.byName, ref)
+	}
+	for i := range c.o.Secrets {
+		s := &c.o.Secrets[i]
+		secret(s.Ref, s.Labels)
 		owners(&s.Meta)
 	}
 	for i := range c.o.Certificates {
-		add(c.o.Certificates[i].Ref.Name, c.o.Certificates[i].Ref)
-		owners(&c.o.Certificates[i].Meta)
+		x := &c.o.Certificates[i]
+		add(x.Ref.Name, x.Ref)
+		secret(x.Secret, nil)
+		owners(&x.Meta)
 	}
 	for i := range c.o.KnativeCertificates {
-		add(c.o.KnativeCertificates[i].Ref.Name, c.o.KnativeCertificates[i].Ref)
-		owners(&c.o.KnativeCertificates[i].Meta)
+		x := &c.o.KnativeCertificates[i]
+		add(x.Ref.Name, x.Ref)
+		secret(x.Secret, nil)
+		owners(&x.Meta)
 	}
+	for _, x := range c.awaited {
+		secret(x.Ref, x.Labels)
+	}
+	c.awaited = nil
 	for _, list := range c.byNS {
 		slices.SortFunc(list, Ref.Compare)
 	}
@@ -208,8 +227,12 @@ func (c *Collector) NamedAsOwner(group, kind string) bool { return c.ownKind[[2]
 
 // AlwaysScanned reports whether objects of a kind need a Scan even where Mentions
 // finds nothing in them: the kind may refer to Secrets by a selector or through its own
-// name, or allow references to every one.
+// name, or allow references to every one; or it makes a gateway serve them, so
+// that a reference to none at all counts, too.
 func AlwaysScanned(group, kind string) bool {
+	if slices.ContainsFunc(referencesOf(group, kind), func(r reference) bool { return r.tls }) {
+		return true
+	}
 	return !knownSchema(group, kind) || secretSelectors[[2]string{group, kind}] || group == GroupGateway && kind == "ReferenceGrant"
 }
 
@@ -796,17 +819,8 @@ func (c *Collector) mentions(from Ref, schema bool, doc []byte) {
 				h.key = strings.ToLower(v.name)
 			}
 		}
-		local := c.other[SecretRef(from.Namespace, name)]
 		for _, to := range t.refs {
-			local = local || to.Namespace == from.Namespace
-		}
-		// A program may look in a namespace that its object does not tell. Where
-		// the schema is known, only what is called a Secret and is free text may
-		// be such a name.
-		abroad := h.exact && (!schema && (!local || secretKey(h.key) || copies(from.Group)) ||
-			schema && h.free && !local && secretKey(h.key))
-		for _, to := range t.refs {
-			if from.Namespace != "" && to.Namespace != from.Namespace && !abroad {
+			if from.Namespace != "" && to.Namespace != from.Namespace && !c.abroad(from, to, schema, h) {
 				if words == nil {
 					words = map[string]bool{}
 					c.spaces.Find(doc, func(i, _ int) bool { words[s.spaces[i]] = true; return true })
@@ -818,6 +832,23 @@ func (c *Collector) mentions(from Ref, schema bool, doc []byte) {
 			c.edge(Edge{From: from, To: to, Field: h.field, Via: Mention}, false)
 		}
 	}
+}
+
+// abroad reports whether a name without a namespace may mean an object of
+// another one: a program may look where its object does not tell. Where the
+// schema is known, only what is called a Secret and is free text may be such a
+// name. An object of that kind and name in from's own namespace is nearer, but
+// for kinds that copy, and for fields that sound like a Secret's.
+func (c *Collector) abroad(from, to Ref, schema bool, h hit) bool {
+	if !h.exact || schema && !(h.free && secretKey(h.key)) {
+		return false
+	}
+	if !schema && (secretKey(h.key) || copies(from.Group)) {
+		return true
+	}
+	near := to
+	near.Namespace = from.Namespace
+	return !c.judged(near) && !c.other[near]
 }
 
 // scanText looks at a string of an object of step 1.

@@ -255,6 +255,8 @@ func (l *look) undecoded(raw []byte, m message, doc []byte) []byte {
 	extra, err := json.Marshal(map[string]any{
 		"metadata":      map[string]any{"namespace": m.GetNamespace(), "name": m.GetName(), "uid": m.GetUID()},
 		"unknownFields": lost,
+		// What stands in status is no evidence, but may name a namespace.
+		"status": json.RawMessage(doc),
 	})
 	if err != nil {
 		return nil // strings always have a JSON form

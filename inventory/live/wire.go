@@ -2,6 +2,7 @@ package live
 
 import (
 	"errors"
+	"strconv"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -52,7 +53,8 @@ const (
 )
 
 // leaves calls visit with every string of an object that could name another
-// one, until visit returns false. The object's metadata is its field 1, as in
+// one, and with every whole number in decimal, until visit returns false. The
+// object's metadata is its field 1, as in
 // every kind of Kubernetes; of that, fields are left out that inventory.Scan
 // leaves out, too.
 //
@@ -62,6 +64,7 @@ const (
 // it came as JSON or will go as JSON; so no string is missed, and some that are
 // none are looked at.
 func leaves(object []byte, visit func([]byte) bool) error {
+	w := walk{visit: visit}
 	for len(object) > 0 {
 		num, typ, n := protowire.ConsumeTag(object)
 		if n < 0 {
@@ -81,7 +84,7 @@ func leaves(object []byte, visit func([]byte) bool) error {
 		}
 		object = object[n:]
 		if num != 1 {
-			if !value(v, visit) {
+			if !w.value(v) {
 				return nil
 			}
 			continue
@@ -103,7 +106,7 @@ func leaves(object []byte, visit func([]byte) bool) error {
 			}
 			if typ == protowire.BytesType {
 				b, _ := protowire.ConsumeBytes(f)
-				if !value(b, visit) {
+				if !w.value(b) {
 					return nil
 				}
 			}
@@ -112,8 +115,13 @@ func leaves(object []byte, visit func([]byte) bool) error {
 	return nil
 }
 
+type walk struct {
+	visit  func([]byte) bool
+	number []byte
+}
+
 // value visits a length-delimited value and what is in it.
-func value(v []byte, visit func([]byte) bool) bool {
+func (w *walk) value(v []byte) bool {
 	if len(v) == 0 {
 		return true
 	}
@@ -121,21 +129,28 @@ func value(v []byte, visit func([]byte) bool) bool {
 		for m := v; len(m) > 0; {
 			num, typ, n := protowire.ConsumeTag(m)
 			m = m[n:]
-			if typ != protowire.BytesType {
-				m = m[protowire.ConsumeFieldValue(num, typ, m):]
-				continue
-			}
-			b, n := protowire.ConsumeBytes(m)
+			n = protowire.ConsumeFieldValue(num, typ, m)
+			f := m[:n]
 			m = m[n:]
-			if !value(b, visit) {
-				return false
+			switch typ {
+			case protowire.VarintType:
+				x, _ := protowire.ConsumeVarint(f)
+				w.number = strconv.AppendInt(w.number[:0], int64(x), 10)
+				if !w.visit(w.number) {
+					return false
+				}
+			case protowire.BytesType:
+				b, _ := protowire.ConsumeBytes(f)
+				if !w.value(b) {
+					return false
+				}
 			}
 		}
 		if !utf8.Valid(v) {
 			return true
 		}
 	}
-	return visit(v)
+	return w.visit(v)
 }
 
 // isMessage reports whether bytes can be read as a message. Groups do not

@@ -185,6 +185,8 @@ func mentioned(c *inventory.Collector, v any, path ...string) bool {
 		}
 	case string:
 		return c.Mentions([]byte(v))
+	case json.Number:
+		return c.Mentions([]byte(v.String()))
 	}
 	return false
 }
@@ -235,7 +237,9 @@ func holds(t *testing.T, r *rand.Rand, gvk schema.GroupVersionKind, c *inventory
 		t.Fatal(err)
 	}
 	var tree any
-	if err := json.Unmarshal(doc, &tree); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	if err := dec.Decode(&tree); err != nil {
 		t.Fatal(err)
 	}
 	found := mentioned(c, tree)
@@ -323,6 +327,20 @@ func TestWhatScanFindsTheWireWalkFinds(t *testing.T) {
 				t.Error("unused")
 			}
 		})
+	}
+}
+
+// A name may be a number, which is none in JSON alone.
+func TestNumbersAreLookedAt(t *testing.T) {
+	o := &corev1.Service{Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 8443}}}}
+	raw, err := o.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"8443": true, "8080": false} {
+		if got := wireFinds(t, collectorFor(t, name), raw); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
