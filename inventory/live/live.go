@@ -257,13 +257,12 @@ func (l *look) gap(r resource, why string) {
 	l.c.Gap(inventory.Gap{Kind: r.gapKind(), Reason: why})
 }
 
-// reason is what went wrong in the API server's own words.
+// reason is what went wrong; of the API server's answers, its message.
 func reason(err error) string {
-	var status apierrors.APIStatus
-	if errors.As(err, &status) && status.Status().Message != "" {
-		return status.Status().Message
+	if text := err.Error(); text != "" {
+		return text
 	}
-	return err.Error()
+	return "the API server refused, and did not say why"
 }
 
 // GCPercent is the garbage collector's setting (runtime/debug.SetGCPercent)
