@@ -333,6 +333,17 @@ func (c *Collector) certificate(o *cm.Certificate) {
 		c.texts = append(c.texts, c.knownText(x.Ref, "status.nextPrivateKeySecretName", *n, own))
 	}
 	c.texts = append(c.texts, c.metaTexts(x.Ref, &o.ObjectMeta)...)
+	if t := o.Spec.SecretTemplate; t != nil && x.Secret.Name != "" {
+		s := Meta{Ref: x.Secret}
+		for k, v := range t.Labels {
+			if !managerLabel(k) {
+				s.Labels = append(s.Labels, Pair{c.str(k), c.str(v)})
+			}
+		}
+		if len(s.Labels) > 0 {
+			c.awaited = append(c.awaited, s)
+		}
+	}
 	c.o.Certificates = append(c.o.Certificates, x)
 }
 
