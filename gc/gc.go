@@ -303,7 +303,7 @@ func (o Options) orphanedCertificate(s *inventory.Snapshot) []plan.Finding {
 		hold := heldBy(&x.Meta)
 		if c, ok := x.ControlledBy(); ok && s.Lives(c) {
 			message += ", and " + c.Ref.String() + ", for which it was made, has let go of it"
-			if shim := consumer(s, c.Ref); shim != nil && shim.Shim {
+			if shim := s.Consumer(c.Ref); shim != nil && shim.Shim {
 				hold = "cert-manager makes it again for " + c.Ref.String() + ": act there"
 			}
 		}
@@ -313,14 +313,6 @@ func (o Options) orphanedCertificate(s *inventory.Snapshot) []plan.Finding {
 		out = append(out, f)
 	}
 	return out
-}
-
-func consumer(s *inventory.Snapshot, ref inventory.Ref) *inventory.Consumer {
-	i, ok := slices.BinarySearchFunc(s.Consumers, ref, func(x inventory.Consumer, r inventory.Ref) int { return x.Ref.Compare(r) })
-	if !ok {
-		return nil
-	}
-	return &s.Consumers[i]
 }
 
 // supersededCertificate: Knative keeps a per-route certificate as long as its

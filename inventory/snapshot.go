@@ -224,6 +224,15 @@ func (s *Snapshot) Issuer(ref IssuerRef) *Issuer {
 	return nil
 }
 
+// Consumer returns the record of a consumer, nil if there is none.
+func (s *Snapshot) Consumer(ref Ref) *Consumer {
+	i, ok := slices.BinarySearchFunc(s.Consumers, ref, func(x Consumer, r Ref) int { return x.Ref.Compare(r) })
+	if !ok {
+		return nil
+	}
+	return &s.Consumers[i]
+}
+
 // Ignored reports whether an object, or its namespace, is opted out.
 func (s *Snapshot) Ignored(m *Meta) bool {
 	if m.Ignore {

@@ -196,10 +196,7 @@ func verify(s *inventory.Snapshot, c Change) error {
 				}
 				names = namesOf(s, step.To)
 			}
-			for _, x := range s.Consumers {
-				if x.Ref != step.Object {
-					continue
-				}
+			if x := s.Consumer(step.Object); x != nil {
 				for _, t := range x.TLS {
 					if t.Secret == step.From && !inventory.CoversAll(names, t.Hosts) {
 						return fail("%s does not cover %s", step.To, strings.Join(t.Hosts, ", "))
