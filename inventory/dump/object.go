@@ -230,7 +230,7 @@ func firstCertificate(data string) []byte {
 			return nil
 		}
 		if block.Type == "CERTIFICATE" {
-			if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			if _, err := x509.ParseCertificate(block.Bytes); err != nil || HasPrivateKey(string(block.Bytes)) {
 				return nil
 			}
 			return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})

@@ -89,15 +89,21 @@ var needles = func() (out [][]byte) {
 }()
 
 func hasKey(s []byte, depth int) bool {
-	if len(s) < 16 {
+	if len(s) < shortest && !bytes.Contains(bytes.ToUpper(s), []byte("KEY")) {
 		return false
+	}
+	if isDER(s) || armour.Match(s) {
+		return true
+	}
+	if plain, ok := unpack(s); !ok || plain != nil && (depth == 0 || hasKey(plain, depth-1)) {
+		return true
 	}
 	if bytes.IndexByte(s, 0) >= 0 {
 		// UTF-16 is ASCII with a zero beside each character.
 		s = append(bytes.ReplaceAll(s, []byte{0}, nil), append([]byte("\n\n"), s...)...)
-	}
-	if armour.Match(s) || isDER(s) {
-		return true
+		if armour.Match(s) {
+			return true
+		}
 	}
 	if bytes.Contains(s, []byte(`"kty`)) || bytes.Contains(s, []byte(`\"kty`)) {
 		if jwk.Match(s) {
@@ -109,9 +115,6 @@ func hasKey(s []byte, depth int) bool {
 		if bytes.Contains(dense, n) {
 			return true
 		}
-	}
-	if unpacked, ok := unpack(s); !ok || unpacked != nil && (depth == 0 || hasKey(unpacked, depth-1)) {
-		return true
 	}
 	if depth == 0 {
 		return false

@@ -104,7 +104,15 @@ func written(group, version, kind string, doc []byte) ([]byte, inventory.Ref, er
 		}
 	}
 	special(kind, m)
+	data := m["data"]
+	if kind == "Secret" {
+		// It is nothing but a certificate, whose bytes reduce has looked at.
+		delete(m, "data")
+	}
 	scrub(m)
+	if kind == "Secret" && data != nil {
+		m["data"] = data
+	}
 
 	out, err := stdjson.Marshal(m)
 	if err != nil {
@@ -293,6 +301,19 @@ func (w *Writer) references(s *inventory.Snapshot) int {
 			shown[inventory.Edge{From: x.Ref, To: t.Secret, Field: t.Field, Via: inventory.Field}] = true
 		}
 	}
+	// What a field names need be no name: anything may stand there.
+	clean := map[string]string{}
+	scrubbed := func(s string) string {
+		v, ok := clean[s]
+		if !ok {
+			v = Scrub(s)
+			clean[s] = v
+		}
+		return v
+	}
+	refOf := func(r inventory.Ref) refJSON {
+		return refJSON{Group: scrubbed(r.Group), Kind: scrubbed(r.Kind), Namespace: scrubbed(r.Namespace), Name: scrubbed(r.Name)}
+	}
 	var b bytes.Buffer
 	total, files := 0, 0
 	end := func() {
@@ -308,7 +329,7 @@ func (w *Writer) references(s *inventory.Snapshot) int {
 		if e.From.IsZero() || shown[e] {
 			continue
 		}
-		x := reference{From: refOf(e.From), To: refOf(e.To), Field: Scrub(e.Field), How: e.Via}
+		x := reference{From: refOf(e.From), To: refOf(e.To), Field: scrubbed(e.Field), How: e.Via}
 		line, err := stdjson.Marshal(x)
 		if err != nil {
 			w.err = err
@@ -327,8 +348,4 @@ func (w *Writer) references(s *inventory.Snapshot) int {
 	}
 	end()
 	return total
-}
-
-func refOf(r inventory.Ref) refJSON {
-	return refJSON{Group: r.Group, Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}
 }
