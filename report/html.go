@@ -116,7 +116,6 @@ type memoryPicture struct {
 	// Anchor says on which side of the limit line its label fits.
 	Anchor string
 	Verb   string // what the picture says, in words
-	Over   bool
 }
 
 type memoryBar struct {
@@ -215,7 +214,6 @@ func newMemoryPicture(g Gateway) memoryPicture {
 			p.Anchor = "start"
 		}
 	}
-	p.Over = m.Limit > 0 && m.ChurnNow > m.Limit
 	switch {
 	case m.Limit <= 0:
 		p.Verb = "It has no memory limit: the node is what stops it."
