@@ -254,10 +254,18 @@ func (c *Collector) Mentions(text []byte) bool {
 		if len(t.refs) > 0 || t.owner {
 			found = true
 		} else {
-			// A label's key that is a key here, too, is a label or a selector of
-			// some other kind's objects, and no text.
-			end := start + len(c.scan.names[i])
-			found = !jsonKey(text, start, end) && !(end-start == len(text) && plainLabel(c.scan.names[i]))
+			key := c.scan.names[i]
+			end := start + len(key)
+			switch {
+			case jsonKey(text, start, end):
+				// Perhaps a label or selector of some other kind's objects, perhaps
+				// a selector in a text that is JSON.
+				found = len(c.inText(string(text[start-1:min(len(text), end+textWindow)]), 1, key)) > 0
+			case len(key) == len(text) && plainLabel(key):
+				found = len(c.labels[Pair{key, ""}]) > 0
+			default:
+				found = true
+			}
 		}
 		return !found
 	})
@@ -623,6 +631,9 @@ func selectsAll(path []string) bool {
 	return false
 }
 
+// textWindow is how far behind a label's key its values are looked for, in bytes.
+const textWindow = 200
+
 // inText are the Secrets that a text selects which holds a label's key at
 // start: "key=value", "key in (a, b)", "key: value", `"key":"value"`, and the
 // key alone. What stands after the key within a line or so is taken for its
@@ -633,7 +644,7 @@ func (c *Collector) inText(value string, start int, key string) []Ref {
 		return c.withLabel(key)
 	}
 	var out []Ref
-	rest := value[end:min(len(value), end+200)]
+	rest := value[end:min(len(value), end+textWindow)]
 	for w := range strings.FieldsFuncSeq(rest, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
 	}) {
