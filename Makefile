@@ -18,7 +18,7 @@ help: ## this list
 .PHONY: build
 build: ## bin/certherd, and bin/kubectl-certherd for `kubectl certherd`
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -o bin/certherd ./cmd/certherd
+	go build -o bin/certherd ./cmd/certherd
 	@ln -sf certherd bin/kubectl-certherd
 	@printf '#!/bin/sh\n# kubectl runs this for completion of `kubectl certherd`.\nexec kubectl-certherd __complete "$$@"\n' > bin/kubectl_complete-certherd
 	@chmod +x bin/kubectl_complete-certherd

@@ -33,10 +33,18 @@ type Options struct {
 
 // Checks are the checks of this package, in the order of a report.
 func Checks(o Options) []plan.Check {
+	// Both checks are two sides of one look at the same snapshot.
+	var last *look
+	look := func(s *inventory.Snapshot) *look {
+		if last == nil || last.s != s {
+			last = o.look(s)
+		}
+		return last
+	}
 	return []plan.Check{
-		{Reason: plan.Consolidatable, Run: func(s *inventory.Snapshot) []plan.Finding { return o.look(s).proposals() },
+		{Reason: plan.Consolidatable, Run: func(s *inventory.Snapshot) []plan.Finding { return look(s).proposals() },
 			Doc: "One wildcard certificate could replace a group of per-service certificates."},
-		{Reason: plan.NotConsolidatable, Run: func(s *inventory.Snapshot) []plan.Finding { return o.look(s).refused },
+		{Reason: plan.NotConsolidatable, Run: func(s *inventory.Snapshot) []plan.Finding { return look(s).refused },
 			Doc: "A per-service certificate cannot become part of a wildcard, for the cause that is given."},
 	}
 }
@@ -68,10 +76,31 @@ type look struct {
 	s       *inventory.Snapshot
 	groups  []*group
 	refused []plan.Finding
+	// wildcards are the Certificates and Knative Certificates that are Ready
+	// and have a wildcard name, by namespace and that name.
+	wildcards map[[2]string][]inventory.Ref
 }
 
 func (o Options) look(s *inventory.Snapshot) *look {
-	l := &look{o: o, s: s}
+	l := &look{o: o, s: s, wildcards: map[[2]string][]inventory.Ref{}}
+	wildcards := func(ref inventory.Ref, names []string) {
+		for _, n := range names {
+			if inventory.IsWildcard(n) {
+				k := [2]string{ref.Namespace, n}
+				l.wildcards[k] = append(l.wildcards[k], ref)
+			}
+		}
+	}
+	for i := range s.KnativeCertificates {
+		if x := &s.KnativeCertificates[i]; x.Ready && x.WildcardDomain != "" {
+			wildcards(x.Ref, x.Names.DNS)
+		}
+	}
+	for i := range s.Certificates {
+		if x := &s.Certificates[i]; x.Ready {
+			wildcards(x.Ref, x.Names.DNS)
+		}
+	}
 	users := map[inventory.Ref][]*inventory.Consumer{}
 	for i := range s.Consumers {
 		x := &s.Consumers[i]
@@ -320,19 +349,12 @@ func labels(x *inventory.Certificate) map[string]string {
 // heir is a wildcard that is there already and Ready: its Secret and the
 // object that makes it.
 func (l *look) heir(g *group) (secret, object inventory.Ref) {
-	if g.knative {
-		for i := range l.s.KnativeCertificates {
-			x := &l.s.KnativeCertificates[i]
-			if x.Ref.Namespace == g.ns && x.WildcardDomain != "" && x.Ready && slices.Contains(x.Names.DNS, g.wildcard) {
-				return x.Secret, x.Ref
-			}
+	for _, ref := range l.wildcards[[2]string{g.ns, g.wildcard}] {
+		if x := l.s.KnativeCertificate(ref); x != nil && g.knative {
+			return x.Secret, ref
 		}
-		return inventory.Ref{}, inventory.Ref{}
-	}
-	for i := range l.s.Certificates {
-		x := &l.s.Certificates[i]
-		if x.Ref.Namespace == g.ns && x.Ready && x.Issuer == g.issuer && x.Profile == g.profile && slices.Contains(x.Names.DNS, g.wildcard) {
-			return x.Secret, x.Ref
+		if x := l.s.Certificate(ref); x != nil && !g.knative && x.Issuer == g.issuer && x.Profile == g.profile {
+			return x.Secret, ref
 		}
 	}
 	return inventory.Ref{}, inventory.Ref{}

@@ -155,7 +155,7 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, p plan.Plan) {
 	}
 	judge := func(ref inventory.Ref) {
 		n := space(ref.Namespace)
-		v := s.Judge(ref).Verdict
+		v := s.Verdict(ref)
 		r.Summary.Verdicts[string(v)]++
 		switch v {
 		case inventory.Unused:

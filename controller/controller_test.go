@@ -110,6 +110,16 @@ func TestLargeFleet(t *testing.T) {
 	if n := r.Summary.GatewayCertificates; n.Now != 1650 || n.After != 300 {
 		t.Errorf("gateway certificates %+v, want 1650 now and 300 after", n)
 	}
+	for _, x := range s.Secrets {
+		if quick, full := s.Verdict(x.Ref), s.Judge(x.Ref).Verdict; quick != full {
+			t.Fatalf("%s is %s for counting and %s with its evidence", x.Ref, quick, full)
+		}
+	}
+	for _, x := range s.Certificates {
+		if quick, full := s.Verdict(x.Ref), s.Judge(x.Ref).Verdict; quick != full {
+			t.Fatalf("%s is %s for counting and %s with its evidence", x.Ref, quick, full)
+		}
+	}
 	for _, c := range r.Changes {
 		if c.Held == "" {
 			t.Fatalf("audit cleared change %s", c.ID)

@@ -50,6 +50,23 @@ func (s *Snapshot) Judge(ref Ref) Judgement {
 	return Judgement{Verdict: Unknown, Why: "no certificate that was looked at"}
 }
 
+// Verdict is Judge without the evidence, for counting.
+func (s *Snapshot) Verdict(ref Ref) Verdict {
+	secret := ref
+	if x := s.Certificate(ref); x != nil {
+		secret = x.Secret
+	} else if len(s.Writers(ref)) > 0 {
+		return Used
+	}
+	writers := s.Writers(secret)
+	for _, e := range s.To(secret) {
+		if e.Via == Field && !slices.Contains(writers, e.From) {
+			return Used
+		}
+	}
+	return s.Judge(ref).Verdict
+}
+
 func (s *Snapshot) judgeSecret(x *Secret) Judgement {
 	edges := slices.Clone(s.To(x.Ref))
 	for _, w := range s.Writers(x.Ref) {
