@@ -502,7 +502,7 @@ func conditionTrue(conditions []metav1.Condition, typ string) bool {
 // workload keeps a Deployment or DaemonSet that runs Envoy as a gateway.
 func (c *Collector) workload(kind string, m *metav1.ObjectMeta, spec *corev1.PodSpec, replicas *int32) {
 	for _, container := range spec.Containers {
-		args := slices.Concat(container.Command, container.Args)
+		args := expanded(slices.Concat(container.Command, container.Args), container.Env)
 		kourier := m.Labels["networking.knative.dev/ingress-provider"] == "kourier" && strings.HasPrefix(m.Name, "3scale-kourier-gateway")
 		envoy := slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--drain-time-s") }) ||
 			strings.Contains(container.Image, "envoyproxy/envoy")
@@ -524,6 +524,17 @@ func (c *Collector) workload(kind string, m *metav1.ObjectMeta, spec *corev1.Pod
 		c.o.Workloads = append(c.o.Workloads, w)
 		return
 	}
+}
+
+// expanded puts the values of environment variables in place of $(NAME), as a
+// kubelet does (core/v1 Container, field args). Kourier gives its drain time so.
+func expanded(args []string, env []corev1.EnvVar) []string {
+	for i := range args {
+		for _, e := range env {
+			args[i] = strings.ReplaceAll(args[i], "$("+e.Name+")", e.Value)
+		}
+	}
+	return args
 }
 
 // flagValue reads "--flag 15" and "--flag=15", also from a shell line.
