@@ -107,9 +107,12 @@ func (c *Cluster) Apply(ctx context.Context, text string, data any) error {
 func (c *Cluster) apply(ctx context.Context, object *unstructured.Unstructured) error {
 	gvk := object.GroupVersionKind()
 	mapping, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if meta.IsNoMatchError(err) { // a kind whose CRD came after the last discovery
-		c.mapper.Reset()
-		mapping, err = c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) { // its CRD came after the last discovery
+		err = c.await(ctx, "kind "+gvk.Kind+" to be served", func(context.Context) error {
+			c.mapper.Reset()
+			mapping, err = c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+			return err
+		})
 	}
 	if err != nil {
 		return err
@@ -138,24 +141,29 @@ func (c *Cluster) remove(ctx context.Context, resource schema.GroupVersionResour
 	return err
 }
 
-// patience is how long one state of the cluster may take to come about.
-const patience = 4 * time.Minute
+// patience is how long a cluster may stay as it is on the way to a state that
+// is waited for. It does not bound the whole way: that depends on the machine.
+const patience = 2 * time.Minute
 
 // await repeats check until it succeeds, and tells what it waits for every few
 // seconds.
 func (c *Cluster) await(ctx context.Context, what string, check func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	tell := time.NewTicker(5 * time.Second)
 	defer tell.Stop()
+	last, changed := "", time.Now()
 	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
 		}
+		if now := err.Error(); now != last {
+			last, changed = now, time.Now()
+		} else if time.Since(changed) > patience {
+			return fmt.Errorf("waited for %s, and nothing has happened for %s: %w", what, patience, err)
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited %s for %s: %w", patience, what, err)
+			return fmt.Errorf("waiting for %s: %w", what, ctx.Err())
 		case <-tell.C:
 			c.progress("waiting for %s: %v", what, err)
 		case <-time.After(200 * time.Millisecond):
