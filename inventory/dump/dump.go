@@ -143,6 +143,9 @@ func (r *reader) note(file string, line int, message string) {
 // document as gapKind writes it, "*" if nobody knows.
 func (r *reader) broken(file string, line int, kind, message string) {
 	r.note(file, line, message)
+	if kind == "event" || kind == "event.events.k8s.io" {
+		return // see notReferring
+	}
 	b := r.gaps[kind]
 	if b == nil {
 		b = &brokenKind{first: Problem{file, line, message}.String()}
@@ -392,12 +395,22 @@ func number(s string) bool {
 // allGaps are the kinds that the dump does not show in full.
 func (r *reader) allGaps() []inventory.Gap {
 	var out []inventory.Gap
+	lost := func(kind, reason string) {
+		out = append(out, inventory.Gap{Kind: kind, Reason: reason})
+		if kind != anyKind {
+			return
+		}
+		// It may have been a Secret that otherwise seems to be missing.
+		for _, k := range inventory.JudgedKinds {
+			out = append(out, inventory.Gap{Kind: gapKind(k.Group, k.Kind), Reason: reason})
+		}
+	}
 	for kind, b := range r.gaps {
 		reason := "a document could not be read: " + b.first
 		if b.count > 1 {
 			reason = fmt.Sprintf("%d documents could not be read, the first is %s", b.count, b.first)
 		}
-		out = append(out, inventory.Gap{Kind: kind, Reason: reason})
+		lost(kind, reason)
 	}
 	complete := r.o.Complete || len(r.headers) > 0
 	objects, references := 0, 0
@@ -410,8 +423,7 @@ func (r *reader) allGaps() []inventory.Gap {
 		references += h.References
 	}
 	if r.objects < objects || len(r.edges) < references {
-		out = append(out, inventory.Gap{Kind: anyKind, Reason: fmt.Sprintf(
-			"the dump says that it has %d objects and %d references, but only %d and %d were found: a part of it is missing", objects, references, r.objects, len(r.edges))})
+		lost(anyKind, fmt.Sprintf("the dump says that it has %d objects and %d references, but only %d and %d were found: a part of it is missing", objects, references, r.objects, len(r.edges)))
 	}
 	if complete {
 		return out
