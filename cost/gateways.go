@@ -65,10 +65,18 @@ func shape(services int, chains map[inventory.Ref]int, drain int) Shape {
 
 // Moves are the switches of all changes: consumer and old Secret to new Secret.
 func Moves(changes []plan.Change) map[[2]inventory.Ref]inventory.Ref {
-	out := map[[2]inventory.Ref]inventory.Ref{}
-	for _, c := range changes {
-		for _, s := range c.Steps {
-			if s.Action == plan.Switch {
+	n := 0
+	for i := range changes {
+		for j := range changes[i].Steps {
+			if changes[i].Steps[j].Action == plan.Switch {
+				n++
+			}
+		}
+	}
+	out := make(map[[2]inventory.Ref]inventory.Ref, n)
+	for i := range changes {
+		for j := range changes[i].Steps {
+			if s := &changes[i].Steps[j]; s.Action == plan.Switch {
 				out[[2]inventory.Ref{s.Object, s.From}] = s.To
 			}
 		}
