@@ -268,7 +268,7 @@ func (c *Cluster) ingresses(ctx context.Context, t *Truth, _ string) error {
 	t.find(plan.OrphanedCertificate, inventory.Unknown, crt("kept-for-later"), "opted out")
 	t.unused(crt("kept-for-later"))
 	t.find(plan.CoveredCertificate, inventory.Used, crt("promo-spring"), "wildcard Certificate promo-star covers spring.promo.example")
-	t.find(plan.Consolidatable, inventory.Used, inventory.Ref{Kind: "Namespace", Name: Web}, "Certificate/web/promo-star, which is there and Ready")
+	t.find(plan.Consolidatable, inventory.Used, inventory.Ref{Kind: "Namespace", Name: Web}, "could give way to Certificate/web/promo-star")
 	t.find(plan.SharedSecretName, inventory.Used, inventory.SecretRef(Web, "shared-tls"), "shared-a and shared-b")
 	t.find(plan.MissingSecret, inventory.Used, inventory.SecretRef(Web, "lost-tls"), "Ingress/web/lost names it")
 
