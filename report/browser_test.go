@@ -186,14 +186,24 @@ func (b *tab) column(n int) []string {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// missing gives the texts of r that the page does not hold. The nul character,
-// which no HTML page can hold, stands there as U+FFFD.
+// missing gives the texts of r that the page does not hold.
 func missing(r *Report, text string) []string {
 	text = oneLine(text)
 	var none []string
 	look := func(s string) {
-		if s = strings.ReplaceAll(oneLine(s), "\x00", "\uFFFD"); !strings.Contains(text, s) {
-			none = append(none, s)
+		want := ""
+		for _, c := range oneLine(s) {
+			switch {
+			case c == 0: // which no HTML page can hold
+				want += "\uFFFD"
+			case unseen(c):
+				want += fmt.Sprintf("\\u%04x", c)
+			default:
+				want += string(c)
+			}
+		}
+		if !strings.Contains(text, want) {
+			none = append(none, want)
 		}
 	}
 	for _, f := range r.Findings {

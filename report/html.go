@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"embed"
@@ -9,6 +10,9 @@ import (
 	"html/template"
 	"io"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 //go:embed html/page.html html/page.css html/page.js
@@ -48,9 +52,32 @@ func sourceHash(text string) string {
 }
 
 // writeHTML writes one page that needs nothing else: no network, no script to
-// be read in full. html/template escapes whatever comes from the cluster.
+// be read in full. html/template escapes whatever comes from the cluster;
+// beyond that, characters that show as nothing or turn the direction of the
+// text are shown by their code, so that no name can pass for another.
 func writeHTML(w io.Writer, r *Report, o Options) error {
-	return pageTemplate.Execute(w, newPage(r, o))
+	var b bytes.Buffer
+	if err := pageTemplate.Execute(&b, newPage(r, o)); err != nil {
+		return err
+	}
+	text := b.String()
+	for {
+		i := strings.IndexFunc(text, unseen)
+		if i < 0 {
+			break
+		}
+		c, size := utf8.DecodeRuneInString(text[i:])
+		if _, err := fmt.Fprintf(w, `%s\u%04x`, text[:i], c); err != nil {
+			return err
+		}
+		text = text[i+size:]
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+func unseen(c rune) bool {
+	return unicode.IsControl(c) && c != '\n' && c != '\r' && c != '\t' || unicode.Is(unicode.Bidi_Control, c)
 }
 
 // rowsInPicture is how many namespaces and gateways the pictures show at once;

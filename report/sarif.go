@@ -183,7 +183,7 @@ func sarifPlace(o Ref) sarifLocation {
 		// No namespace can have this name: it is not a DNS label.
 		namespace = "_cluster"
 	}
-	uri := "kubernetes/" + uriSegment(namespace) + "/" + uriSegment(strings.ToLower(o.Kind)) + "/" + uriSegment(o.Name+".yaml")
+	uri := "kubernetes/" + uriSegment(namespace) + "/" + uriSegment(strings.ToLower(o.Kind)) + "/" + uriSegment(o.Name) + ".yaml"
 	return sarifLocation{
 		Physical: sarifPhysical{Artifact: sarifArtifact{uri}, Region: sarifRegion{1}},
 		Logical:  []sarifLogical{{Name: o.Name, Full: o.String(), Kind: "resource"}},
