@@ -208,7 +208,14 @@ func orphan(s *inventory.Snapshot, x *inventory.Secret) (string, bool) {
 	}
 	switch {
 	case x.Managed:
-		return "Certificate " + x.CertificateName + ", which wrote it, is gone", true
+		what := "Certificate " + x.CertificateName + ", which wrote it"
+		if len(x.Names.DNS) > 0 {
+			what += " for " + x.Names.DNS[0]
+			if n := len(x.Names.DNS) - 1; n > 0 {
+				what += fmt.Sprintf(" and %d more", n)
+			}
+		}
+		return what + ", is gone", true
 	case !x.CopyOf.IsZero() && x.Label("networking.internal.knative.dev/originSecretName") != "" && !s.HasGap("secret") && !s.Exists(x.CopyOf):
 		return x.CopyOf.String() + ", of which net-istio made it as a copy, is gone", true
 	}
