@@ -98,9 +98,9 @@ func (in *input) peekLine() ([]byte, error) {
 // there is none nearby.
 func (in *input) second() byte {
 	for {
-		rest := bytes.TrimLeft(in.buf, " \t\r\n")
+		rest := bytes.TrimLeft(in.buf, space)
 		if len(rest) > 0 {
-			rest = bytes.TrimLeft(rest[1:], " \t\r\n")
+			rest = bytes.TrimLeft(rest[1:], space)
 		}
 		if len(rest) > 0 {
 			return rest[0]
@@ -137,6 +137,9 @@ type splitter struct {
 	in   *input
 }
 
+// space is white space in JSON and YAML, and nothing of Unicode's.
+const space = " \t\r\n"
+
 var (
 	logStart = []byte("==== START logs for container ")
 	logEnd   = []byte("==== END logs for container ")
@@ -149,7 +152,7 @@ func (s *splitter) run() {
 			s.end(s.in.line, err)
 			return
 		}
-		text := bytes.TrimSpace(line)
+		text := bytes.Trim(line, space)
 		switch {
 		case len(text) == 0, text[0] == '#', text[0] == '%', isEnd(line):
 			s.in.next(64 << 10)
@@ -203,7 +206,7 @@ func isSeparator(line []byte) bool {
 }
 
 func isEnd(line []byte) bool {
-	return bytes.HasPrefix(line, []byte("...")) && len(bytes.TrimSpace(line)) == 3
+	return bytes.HasPrefix(line, []byte("...")) && len(bytes.Trim(line, space)) == 3
 }
 
 // isJSON tells a JSON value from YAML's flow style, which looks much the same:
@@ -475,7 +478,7 @@ func (d *yamlDocument) add(at int, line []byte) {
 		d.keepHead(line)
 		return
 	}
-	text := bytes.TrimSpace(line)
+	text := bytes.Trim(line, space)
 	if len(text) == 0 || text[0] == '#' && d.item == nil {
 		if d.item != nil {
 			d.keepItem(line)
