@@ -29,6 +29,10 @@ type Options struct {
 	// Namespaces limits what gets a verdict to these namespaces; all if empty.
 	// References from elsewhere still count.
 	Namespaces []string
+	// Object, when set, is called with the JSON of each object that became a
+	// record, without the keys of Secrets; doc is valid during the call. It is
+	// what a Writer wants, so that any dump can be made into one of ours.
+	Object func(group, version, kind string, doc []byte)
 }
 
 // A Problem is a document, or a whole file, that could not be read, or was
@@ -100,6 +104,7 @@ type reader struct {
 type entry struct {
 	ref     inventory.Ref
 	version string // metadata.resourceVersion
+	served  string // the API version without its group
 	file    string
 	line    int
 	list    *list // what the object inherits its kind or version from, nil if it has its own
@@ -200,8 +205,7 @@ func (r *reader) snapshot() (*inventory.Snapshot, error) {
 		if err != nil {
 			return nil, err
 		}
-		if _, err := c.Add(e.ref.Group, e.ref.Kind, doc); err != nil {
-			r.broken(e.file, e.line, gapKind(e.ref.Group, e.ref.Kind), err.Error())
+		if !r.add(c, e, doc) {
 			scan[i] = true
 		}
 	}
@@ -227,9 +231,7 @@ func (r *reader) snapshot() (*inventory.Snapshot, error) {
 			return nil, err
 		}
 		if !judged(e.ref) && (r.wanted(e.ref.Namespace) || everywhere(e.ref)) {
-			if _, err := c.Add(e.ref.Group, e.ref.Kind, doc); err != nil {
-				r.broken(e.file, e.line, gapKind(e.ref.Group, e.ref.Kind), err.Error())
-			}
+			r.add(c, e, doc)
 		}
 		if err := c.Scan(e.ref.Group, e.ref.Kind, doc); err != nil {
 			r.broken(e.file, e.line, gapKind(e.ref.Group, e.ref.Kind), err.Error())
@@ -267,6 +269,19 @@ func (r *reader) snapshot() (*inventory.Snapshot, error) {
 	return c.Snapshot(taken), nil
 }
 
+// add makes a record of an object; ok is false if it cannot be read.
+func (r *reader) add(c *inventory.Collector, e *entry, doc []byte) (ok bool) {
+	kept, err := c.Add(e.ref.Group, e.ref.Kind, doc)
+	if err != nil {
+		r.broken(e.file, e.line, gapKind(e.ref.Group, e.ref.Kind), err.Error())
+		return false
+	}
+	if kept && r.o.Object != nil {
+		r.o.Object(e.ref.Group, e.served, e.ref.Kind, doc)
+	}
+	return true
+}
+
 // everywhere are records that matter whichever namespaces are asked for: the
 // gateways, Knative's settings, and what has no namespace.
 func everywhere(ref inventory.Ref) bool {
@@ -301,6 +316,7 @@ func (r *reader) resolve() {
 			}
 			if e.noGroup {
 				e.ref.Group = r.str(groupOf(e.list.apiVersion))
+				e.served = r.str(versionOf(e.list.apiVersion))
 			}
 			e.list = nil
 			if e.ref.Group == headerGroup && e.ref.Kind == "Reference" {

@@ -227,6 +227,29 @@ func TestReadingWhatWasWrittenGivesTheSameSnapshot(t *testing.T) {
 	}
 }
 
+// The same for dumps that others have made: reading one and writing it makes
+// one of ours.
+func TestAnyDumpBecomesOneOfOurs(t *testing.T) {
+	for _, path := range []string{"knative-mess", "ingress-shim.yaml"} {
+		for _, complete := range []bool{false, true} {
+			var out bytes.Buffer
+			w := NewWriter(&out)
+			before, _, err := Read([]string{"../../examples/" + path}, Options{Complete: complete, Object: w.Object})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Close(before); err != nil {
+				t.Fatal(err)
+			}
+			after, problems, err := Read([]string{"-"}, Options{Stdin: &out})
+			if err != nil || len(problems) > 0 {
+				t.Fatal(err, problems)
+			}
+			same(t, after, before)
+		}
+	}
+}
+
 // More users than a Collector keeps of weaker evidence: those that make a
 // gateway serve the Secret are all kept.
 func TestReadingKeepsEveryGatewayOfASecret(t *testing.T) {

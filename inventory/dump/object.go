@@ -81,6 +81,10 @@ func groupOf(apiVersion string) string {
 	return group
 }
 
+func versionOf(apiVersion string) string {
+	return apiVersion[strings.LastIndexByte(apiVersion, '/')+1:]
+}
+
 // notReferring are kinds that tell what happened, and use nothing: an Event
 // about a Secret keeps it from nothing.
 func notReferring(group, kind string) bool {
@@ -140,6 +144,7 @@ func (r *reader) document(file string, line int, o object, l *list) {
 	e := entry{
 		ref:     inventory.Ref{Group: r.str(group), Kind: r.str(kind), Namespace: r.str(metadata.text("namespace")), Name: strings.Clone(metadata.text("name"))},
 		version: metadata.text("resourceVersion"),
+		served:  r.str(versionOf(apiVersion)),
 		file:    file, line: line, at: at,
 	}
 	if apiVersion == "" || kind == "" {
