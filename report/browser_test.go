@@ -83,7 +83,7 @@ func open(t *testing.T, browser context.Context, r *Report, o Options, width int
 	}
 	ctx, cancel := chromedp.NewContext(browser)
 	t.Cleanup(cancel)
-	ctx, stop := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, stop := context.WithTimeout(ctx, 10*time.Minute)
 	t.Cleanup(stop)
 	b := &tab{t: t, ctx: ctx}
 	note := func(list *[]string, format string, a ...any) {
@@ -249,6 +249,9 @@ func many(base *Report, n int) *Report {
 }
 
 func TestBrowser(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a real browser takes its time")
+	}
 	cases := goldens(t)
 	browser := startChromium(t)
 
