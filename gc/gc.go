@@ -45,6 +45,8 @@ func Checks(o Options) []plan.Check {
 			Doc: "A certificate has expired and nobody uses it."},
 		{Reason: plan.RequestResidue, Run: o.requestResidue,
 			Doc: "A finished CertificateRequest, Order or Challenge has no owner left that would take it away."},
+		{Reason: plan.RetiredInUse, Run: retiredInUse,
+			Doc: "A Secret is marked for deletion, and somebody uses it, or could, again."},
 	}
 }
 
@@ -234,7 +236,8 @@ func (o Options) orphanedSecret(s *inventory.Snapshot) []plan.Finding {
 		if j.Verdict == inventory.Used {
 			continue // see unrenewedSecret
 		}
-		f := finding(plan.OrphanedSecret, x.Ref, j, why, collect(s, x.Ref)...)
+		steps, since := collectAlone(s, x)
+		f := finding(plan.OrphanedSecret, x.Ref, j, why+since, steps...)
 		f.Hold = heldBy(&x.Meta)
 		out = append(out, f)
 	}
@@ -267,7 +270,8 @@ func ending(t time.Time) string {
 	return " on " + t.UTC().Format(time.DateOnly)
 }
 
-// collect are the steps that take a Secret away.
+// collect are the steps that take a Secret away together with what renews it.
+// A mark that it may have is of an earlier time, and counts for nothing.
 func collect(s *inventory.Snapshot, ref inventory.Ref) []plan.Step {
 	x := s.Secret(ref)
 	if x == nil || !collectable(s, x) {
@@ -277,6 +281,54 @@ func collect(s *inventory.Snapshot, ref inventory.Ref) []plan.Step {
 		{Action: plan.Retire, Object: ref, If: x.Version},
 		{Action: plan.Delete, Object: ref, If: x.Version},
 	}
+}
+
+// collectAlone are the steps that take away a Secret that nothing renews, and
+// what its mark says: nothing is to be done before its grace period has ended,
+// and then it is deleted.
+func collectAlone(s *inventory.Snapshot, x *inventory.Secret) ([]plan.Step, string) {
+	steps := collect(s, x.Ref)
+	mark, ok := plan.MarkOf(&x.Meta)
+	if !ok || steps == nil {
+		return steps, ""
+	}
+	since := "; retired on " + mark.RetiredAt.UTC().Format(time.DateOnly)
+	if s.Taken.Before(mark.DeleteAfter) {
+		return nil, since + ", and kept until " + mark.DeleteAfter.UTC().Format(timeFormat)
+	}
+	return steps[1:], since + ", and not used since"
+}
+
+const timeFormat = "2006-01-02 15:04 MST"
+
+// retiredInUse: what is used again loses its mark, so that its grace period
+// begins anew should it ever become unused again. What a Gap alone makes unknown
+// keeps it: it is deleted only while everything can be read.
+func retiredInUse(s *inventory.Snapshot) []plan.Finding {
+	var out []plan.Finding
+	for i := range s.Secrets {
+		x := &s.Secrets[i]
+		if !plan.Marked(&x.Meta) {
+			continue
+		}
+		j := s.Judge(x.Ref)
+		if j.Verdict == inventory.Unused || len(j.Evidence) == 0 {
+			continue
+		}
+		message := "it is marked for deletion, but " + describe(j.Evidence)
+		if j.Verdict == inventory.Used {
+			message = fmt.Sprintf("it is marked for deletion, but %s uses it", j.Evidence[0].From)
+		}
+		f := plan.Finding{
+			Reason: plan.RetiredInUse, Object: x.Ref, Verdict: j.Verdict, Evidence: j.Evidence, Related: froms(j.Evidence),
+			Message: message + ": the mark is to go", Hold: heldBy(&x.Meta),
+		}
+		if !s.Ignored(&x.Meta) {
+			f.Fix = []plan.Step{{Action: plan.Unretire, Object: x.Ref, If: x.Version}}
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // collectable: hand-made Secrets are never taken away, whatever the verdict: only what cert-manager
@@ -509,7 +561,8 @@ func (o Options) expiredUnused(s *inventory.Snapshot) []plan.Finding {
 		if j.Verdict == inventory.Used {
 			continue
 		}
-		f := finding(plan.ExpiredUnused, x.Ref, j, "it expired on "+x.NotAfter.UTC().Format(time.DateOnly), collect(s, x.Ref)...)
+		steps, since := collectAlone(s, x)
+		f := finding(plan.ExpiredUnused, x.Ref, j, "it expired on "+x.NotAfter.UTC().Format(time.DateOnly)+since, steps...)
 		if _, orphaned := orphan(s, x); orphaned {
 			f.Fix = nil // orphanedSecret has it
 		}

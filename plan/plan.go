@@ -27,6 +27,7 @@ const (
 	CoveredCertificate    Reason = "CoveredCertificate"
 	ExpiredUnused         Reason = "ExpiredUnused"
 	RequestResidue        Reason = "RequestResidue"
+	RetiredInUse          Reason = "RetiredInUse"
 	Consolidatable        Reason = "Consolidatable"
 	NotConsolidatable     Reason = "NotConsolidatable"
 	GatewayMemory         Reason = "GatewayMemory"
@@ -71,6 +72,8 @@ const (
 	Switch Action = "switch" // make the object name To instead of what it names
 	Retire Action = "retire" // mark, and leave for the grace period
 	Delete Action = "delete"
+	// Unretire takes the mark away again. It changes nothing that anybody uses.
+	Unretire Action = "unretire"
 )
 
 // Step is one write, or one wait.
