@@ -158,8 +158,8 @@ spec:
 status:
   conditions:
   - {type: Ready, status: "True"}
-  notAfter: "2026-12-13T08:00:00Z"
-  renewalTime: "2026-11-13T08:00:00Z"
+  notAfter: "2027-02-11T08:00:00Z"
+  renewalTime: "2027-01-12T08:00:00Z"
 ---
 apiVersion: v1
 kind: Secret
