@@ -93,7 +93,7 @@ func RunOnce(s *inventory.Snapshot, o Options) (report.Report, plan.Plan, error)
 	p = p.And(s, cost.Checks(all))
 	p.Findings = slices.DeleteFunc(p.Findings, func(f plan.Finding) bool { return !o.reports(s, f.Object) })
 	p.Changes = slices.DeleteFunc(p.Changes, func(c plan.Change) bool { return !o.reports(s, c.Why.Object) })
-	_, held := o.Gate.Decide(p)
+	_, held := o.Gate.Decide(p, s, s.Taken)
 	return compose(s, o, p, held), p, err
 }
 
