@@ -3,6 +3,7 @@
 package report
 
 import (
+	"strings"
 	"time"
 
 	"github.com/certherd/certherd/inventory"
@@ -97,6 +98,12 @@ type Ref struct {
 // form that `certherd explain` takes. Knative's own Ingress and Certificate are
 // KIngress and KCertificate (see inventory.Ref).
 func (r Ref) String() string { return inventory.Ref(r).String() }
+
+// KindName is the kind as String has it.
+func (r Ref) KindName() string {
+	name, _, _ := strings.Cut(r.String(), "/")
+	return name
+}
 
 // Finding is one thing that a check found.
 type Finding struct {

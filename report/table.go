@@ -322,20 +322,33 @@ func (t *terminal) changes(r *Report) {
 	}
 	t.line()
 	t.line(cell{"Proposed changes", bold})
+	// What holds all of them is said once.
+	held := r.Changes[0].Held
+	for _, c := range r.Changes {
+		if c.Held != held {
+			held = ""
+		}
+	}
+	if held != "" {
+		t.line(cell{"  all held: " + visible(held), dim})
+	}
 	n := len(r.Changes)
 	if t.limit > 0 {
 		n = min(n, t.limit)
 	}
 	for _, c := range r.Changes[:n] {
-		text := c.ID
-		if c.Wildcard != "" {
-			text += "  " + c.Wildcard
+		text := c.ID + "  " + c.Reason + "  "
+		switch {
+		case c.Wildcard != "":
+			text += c.Wildcard
+		case len(c.Steps) > 0:
+			text += c.Steps[0].Object.String()
 		}
 		text += "  " + stepCounts(c.Steps)
-		if c.Held != "" {
+		if c.Held != held {
 			text += "  held: " + c.Held
 		}
-		if c.Message != "" {
+		if t.wide && c.Message != "" {
 			text += "  " + c.Message
 		}
 		text = "  " + visible(text)
@@ -361,8 +374,9 @@ func (t *terminal) gaps(r *Report) {
 		return
 	}
 	t.line()
+	t.prose(red, "", "Not read in full, "+gapSentence+":")
 	for _, g := range r.Gaps {
-		t.prose(red, "", fmt.Sprintf("Not read in full: %s (%s), %s.", visible(g.Kind), visible(g.Reason), gapSentence))
+		t.prose(red, "  ", visible(g.Kind)+": "+visible(g.Reason))
 	}
 }
 
