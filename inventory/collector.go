@@ -31,15 +31,16 @@ type Collector struct {
 
 	matcher  *Matcher
 	spaces   *Matcher         // the namespaces of the judged objects
+	sought   []Ref            // what the names may stand for, sorted by name
 	targets  []target         // by index of the Matcher's names
+	also     map[int][]Ref    // the same where a name stands for others than its namesakes
 	labels   map[Pair][]Ref   // Secrets by the labels that are not their manager's
 	ownerOf  map[string][]Ref // judged objects by the UIDs of owners of other kinds
 	ownerRef map[Ref][]owned  // the same by the owner's name
 	ownKind  map[[2]string]bool
-	byNS     map[string][]Ref // judged Secrets by namespace, sorted by name
-	byName   []Ref            // judged Secrets sorted by name
-	awaited  []Meta           // Secrets as Certificates label them, with nothing but a name and labels
-	other    map[Ref]bool     // Secrets that are never judged
+	byNS     map[string][]int32 // the Secrets among sought by namespace, sorted by name
+	awaited  []Meta             // Secrets as Certificates label them, with nothing but a name and labels
+	other    map[Ref]bool       // Secrets that are never judged
 	rows     map[[2]string][]reference
 	edges    map[Ref]*edgeSet
 	scan     scanState
@@ -47,9 +48,18 @@ type Collector struct {
 
 // target is what one of the Matcher's names stands for.
 type target struct {
-	refs  []Ref
-	label bool // the name is a label's key
-	owner bool // the name is an owner's UID
+	from, to int32 // the range of sought
+	label    bool  // the name is a label's key
+	owner    bool  // the name is an owner's UID
+}
+
+// refs are the objects that one of the Matcher's names may stand for, sorted.
+func (c *Collector) refs(name int) []Ref {
+	if list, ok := c.also[name]; ok {
+		return list
+	}
+	t := &c.targets[name]
+	return c.sought[t.from:t.to]
 }
 
 // owned is a judged object and the UID by which it names its owner.
@@ -115,11 +125,30 @@ func (c *Collector) Freeze() {
 	c.ownerOf = map[string][]Ref{}
 	c.ownerRef = map[Ref][]owned{}
 	c.ownKind = map[[2]string]bool{}
-	c.byNS = map[string][]Ref{}
+	c.byNS = map[string][]int32{}
 	for _, r := range c.o.OtherSecrets {
 		c.other[r] = true
 	}
-	index := map[string]int32{}
+	// A Secret is looked for whether it exists or a Certificate is about to make
+	// it: whoever wants that Certificate names the Secret.
+	c.sought = make([]Ref, 0, len(c.o.Secrets)+2*len(c.o.Certificates)+2*len(c.o.KnativeCertificates)+len(c.awaited))
+	for i := range c.o.Secrets {
+		c.sought = append(c.sought, c.o.Secrets[i].Ref)
+	}
+	for i := range c.o.Certificates {
+		c.sought = append(c.sought, c.o.Certificates[i].Ref, c.o.Certificates[i].Secret)
+	}
+	for i := range c.o.KnativeCertificates {
+		c.sought = append(c.sought, c.o.KnativeCertificates[i].Ref, c.o.KnativeCertificates[i].Secret)
+	}
+	for i := range c.awaited {
+		c.sought = append(c.sought, c.awaited[i].Ref)
+	}
+	c.sought = slices.DeleteFunc(c.sought, func(r Ref) bool { return r.Name == "" })
+	slices.SortFunc(c.sought, func(a, b Ref) int { return cmp.Or(strings.Compare(a.Name, b.Name), a.Compare(b)) })
+	c.sought = slices.Clone(slices.Compact(c.sought))
+
+	index := make(map[string]int32, len(c.sought))
 	var names []string
 	at := func(name string) *target {
 		i, ok := index[name]
@@ -132,10 +161,34 @@ func (c *Collector) Freeze() {
 		return &c.targets[i]
 	}
 	spaces := map[string]bool{}
-	add := func(name string, ref Ref) {
-		t := at(name)
-		t.refs = append(t.refs, ref)
-		spaces[ref.Namespace] = true
+	for i, r := range c.sought {
+		t := at(r.Name)
+		if t.to == 0 {
+			t.from = int32(i)
+		}
+		t.to = int32(i + 1)
+		spaces[r.Namespace] = true
+		if r.Kind == "Secret" {
+			c.byNS[r.Namespace] = append(c.byNS[r.Namespace], int32(i))
+		}
+	}
+	c.also = map[int][]Ref{}
+	for _, r := range c.sought {
+		if base, ok := strings.CutSuffix(r.Name, "-cacert"); ok && base != "" && r.Kind == "Secret" {
+			// Istio reads <credentialName>-cacert beside <credentialName>.
+			at(base)
+			i := int(index[base])
+			c.also[i] = append(slices.Clone(c.refs(i)), r)
+			slices.SortFunc(c.also[i], Ref.Compare)
+		}
+	}
+	labels := func(ref Ref, list []Pair) {
+		for _, l := range list {
+			if !managerLabel(l.Key) {
+				c.labels[l] = append(c.labels[l], ref)
+				at(l.Key).label = true
+			}
+		}
 	}
 	owners := func(m *Meta) {
 		for _, o := range m.Owners {
@@ -156,56 +209,21 @@ func (c *Collector) Freeze() {
 			}
 		}
 	}
-	seen := make(map[Ref]bool, len(c.o.Secrets))
-	// secret makes a Secret known, whether it exists or a Certificate is about
-	// to make it: whoever wants that Certificate names the Secret.
-	secret := func(ref Ref, labels []Pair) {
-		for _, l := range labels {
-			if !managerLabel(l.Key) {
-				c.labels[l] = append(c.labels[l], ref)
-				at(l.Key).label = true
-			}
-		}
-		if ref.Name == "" || seen[ref] {
-			return
-		}
-		seen[ref] = true
-		add(ref.Name, ref)
-		if base, ok := strings.CutSuffix(ref.Name, "-cacert"); ok {
-			// Istio reads <credentialName>-cacert beside <credentialName>.
-			add(base, ref)
-		}
-		c.byNS[ref.Namespace] = append(c.byNS[ref.Namespace], ref)
-		c.byName = append(c.byName, ref)
-	}
 	for i := range c.o.Secrets {
 		s := &c.o.Secrets[i]
-		secret(s.Ref, s.Labels)
+		labels(s.Ref, s.Labels)
 		owners(&s.Meta)
 	}
 	for i := range c.o.Certificates {
-		x := &c.o.Certificates[i]
-		add(x.Ref.Name, x.Ref)
-		secret(x.Secret, nil)
-		owners(&x.Meta)
+		owners(&c.o.Certificates[i].Meta)
 	}
 	for i := range c.o.KnativeCertificates {
-		x := &c.o.KnativeCertificates[i]
-		add(x.Ref.Name, x.Ref)
-		secret(x.Secret, nil)
-		owners(&x.Meta)
+		owners(&c.o.KnativeCertificates[i].Meta)
 	}
-	for _, x := range c.awaited {
-		secret(x.Ref, x.Labels)
+	for i := range c.awaited {
+		labels(c.awaited[i].Ref, c.awaited[i].Labels)
 	}
 	c.awaited = nil
-	for _, list := range c.byNS {
-		slices.SortFunc(list, Ref.Compare)
-	}
-	slices.SortFunc(c.byName, func(a, b Ref) int { return cmp.Or(strings.Compare(a.Name, b.Name), a.Compare(b)) })
-	for i := range c.targets {
-		slices.SortFunc(c.targets[i].refs, Ref.Compare)
-	}
 	c.matcher = NewMatcher(names)
 	c.spaces = NewMatcher(slices.Sorted(maps.Keys(spaces)))
 	c.scan.names = names
@@ -251,7 +269,7 @@ func (c *Collector) Mentions(text []byte) bool {
 	found := false
 	c.matcher.Find(text, func(i, start int) bool {
 		t := &c.targets[i]
-		if len(t.refs) > 0 || t.owner {
+		if len(c.refs(i)) > 0 || t.owner {
 			found = true
 		} else {
 			key := c.scan.names[i]
@@ -302,7 +320,9 @@ func (c *Collector) edge(e Edge, tls bool) {
 		c.edges[e.To] = s
 	}
 	if tls {
-		s.tls = append(s.tls, e)
+		if !slices.Contains(s.tls, e) {
+			s.tls = append(s.tls, e)
+		}
 		return
 	}
 	// Field evidence decides a verdict: it must never be pushed out by weaker
@@ -490,8 +510,8 @@ func (c *Collector) Scan(group, kind string, doc []byte) error {
 	if allSecrets {
 		for ns, list := range c.byNS {
 			if namespace == "" || ns == namespace || anyNamespace {
-				for _, to := range list {
-					c.edge(Edge{From: from, To: to, Field: "selector of all Secrets", Via: Label}, false)
+				for _, n := range list {
+					c.edge(Edge{From: from, To: c.sought[n], Field: "selector of all Secrets", Via: Label}, false)
 				}
 			}
 		}
@@ -520,7 +540,7 @@ func (c *Collector) find(path []string, value string, known, env int, isKey bool
 				s.labels = append(s.labels, labelHit{field, to})
 			}
 		}
-		if len(t.refs) == 0 && !t.owner {
+		if len(c.refs(i)) == 0 && !t.owner {
 			return true
 		}
 		h := hit{field: field, name: i, key: strings.ToLower(path[len(path)-1]), env: env, known: known, free: freeKeys(path) || env != 0}
@@ -682,17 +702,18 @@ func (c *Collector) implicit(from Ref) {
 		c.edge(Edge{From: from, To: to, Field: "metadata.name", Via: Mention}, false)
 	}
 	if from.Namespace != "" {
-		for _, to := range c.byNS[from.Namespace] {
+		for _, n := range c.byNS[from.Namespace] {
+			to := c.sought[n]
 			if i := strings.Index(to.Name, name); i >= 0 && containsWord(to.Name, name) {
 				named(to)
 			}
 		}
 		return
 	}
-	i, _ := slices.BinarySearchFunc(c.byName, name, func(r Ref, n string) int { return strings.Compare(r.Name, n) })
-	for ; i < len(c.byName) && strings.HasPrefix(c.byName[i].Name, name); i++ {
-		if rest := c.byName[i].Name[len(name):]; rest == "" || rest[0] == '-' || rest[0] == '.' {
-			named(c.byName[i])
+	i, _ := slices.BinarySearchFunc(c.sought, name, func(r Ref, n string) int { return strings.Compare(r.Name, n) })
+	for ; i < len(c.sought) && strings.HasPrefix(c.sought[i].Name, name); i++ {
+		if rest := c.sought[i].Name[len(name):]; c.sought[i].Kind == "Secret" && (rest == "" || rest[0] == '-' || rest[0] == '.') {
+			named(c.sought[i])
 		}
 	}
 }
@@ -780,7 +801,7 @@ func (c *Collector) field(from Ref, f fieldHit) (resolved bool) {
 	// where there is none at all, nobody can say which one is missing.
 	c.matcher.Find([]byte(name), func(i, _ int) bool {
 		if c.scan.names[i] == name {
-			for _, r := range c.targets[i].refs {
+			for _, r := range c.refs(i) {
 				if r.Kind == "Secret" {
 					c.edge(Edge{From: from, To: r, Field: f.field, Via: Field}, f.row.tls)
 					resolved = true
@@ -805,7 +826,7 @@ func plausible(s string) bool {
 // judged reports whether an object of step 1 exists.
 func (c *Collector) judged(ref Ref) bool {
 	if i, ok := c.matcher.names[ref.Name]; ok {
-		return slices.Contains(c.targets[i].refs, ref)
+		return slices.Contains(c.refs(int(i)), ref)
 	}
 	return false
 }
@@ -816,7 +837,7 @@ func (c *Collector) mentions(from Ref, schema bool, doc []byte) {
 	var words map[string]bool
 	for _, h := range s.hits {
 		name := s.names[h.name]
-		t := &c.targets[h.name]
+		t, refs := &c.targets[h.name], c.refs(h.name)
 		if t.owner {
 			for _, to := range c.ownerOf[name] {
 				c.edge(Edge{From: from, To: to, Field: h.field, Via: Mention}, false)
@@ -830,7 +851,7 @@ func (c *Collector) mentions(from Ref, schema bool, doc []byte) {
 				h.key = strings.ToLower(v.name)
 			}
 		}
-		for _, to := range t.refs {
+		for _, to := range refs {
 			if from.Namespace != "" && to.Namespace != from.Namespace && !c.abroad(from, to, schema, h) {
 				if words == nil {
 					words = map[string]bool{}
@@ -891,15 +912,22 @@ func (c *Collector) rowsOf(group, kind string) []reference {
 	return rows
 }
 
-// Snapshot ends the collection. taken is when the cluster was looked at.
+// Snapshot ends the collection: the Collector must not be used afterwards.
+// taken is when the cluster was looked at.
 func (c *Collector) Snapshot(taken time.Time) *Snapshot {
 	if c.matcher == nil {
 		c.Freeze()
 	}
-	var edges []Edge
+	n := 0
+	for _, s := range c.edges {
+		n += len(s.tls) + len(s.other)
+	}
+	edges := make([]Edge, 0, n)
 	for _, s := range c.edges {
 		edges = append(edges, s.tls...)
 		edges = append(edges, s.other...)
 	}
-	return New(taken, c.o, edges, c.gaps)
+	o, gaps := c.o, c.gaps
+	*c = Collector{} // what it holds besides is as much again
+	return New(taken, o, edges, gaps)
 }

@@ -763,8 +763,8 @@ func (c *Collector) grant(from Ref, doc []byte) {
 	}
 	for _, to := range g.Spec.To {
 		if to.Kind == "Secret" && to.Group == "" && to.Name == "" {
-			for _, s := range c.byNS[from.Namespace] {
-				c.edge(Edge{From: from, To: s, Field: "spec.to[]", Via: Mention}, false)
+			for _, n := range c.byNS[from.Namespace] {
+				c.edge(Edge{From: from, To: c.sought[n], Field: "spec.to[]", Via: Mention}, false)
 			}
 		}
 	}

@@ -19,14 +19,14 @@ type Snapshot struct {
 
 	edges []Edge // sorted by To
 
-	secrets      map[Ref]int32
-	certificates map[Ref]int32
-	knative      map[Ref]int32
-	writers      map[Ref][]Ref // Secret -> Certificates and Knative Certificates that name it as theirs
-	living       map[Ref]string
-	issuers      map[IssuerRef]int32
-	namespaces   map[string]int32
-	served       map[hostKey][]ServedHost
+	// writers are the Certificates and Knative Certificates, sorted by the Secret
+	// that they name as theirs: n is Certificates[n], and -1-n is
+	// KnativeCertificates[n].
+	writers    []int32
+	living     map[Ref]string
+	issuers    map[IssuerRef]int32
+	namespaces map[string]int32
+	served     map[hostKey][]ServedHost
 }
 
 type hostKey struct{ namespace, host string }
@@ -54,23 +54,18 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	slices.SortFunc(s.OtherSecrets, Ref.Compare)
 	s.Gaps = slices.Compact(slices.SortedFunc(slices.Values(gaps), Gap.Compare))
 
-	s.secrets = make(map[Ref]int32, len(s.Secrets))
-	for i := range s.Secrets {
-		s.secrets[s.Secrets[i].Ref] = int32(i)
-	}
-	s.writers = make(map[Ref][]Ref, len(s.Certificates))
-	s.certificates = make(map[Ref]int32, len(s.Certificates))
+	s.writers = make([]int32, 0, len(s.Certificates)+len(s.KnativeCertificates))
 	for i := range s.Certificates {
-		x := &s.Certificates[i]
-		s.certificates[x.Ref] = int32(i)
-		s.writers[x.Secret] = append(s.writers[x.Secret], x.Ref)
+		s.writers = append(s.writers, int32(i))
 	}
-	s.knative = make(map[Ref]int32, len(s.KnativeCertificates))
 	for i := range s.KnativeCertificates {
-		x := &s.KnativeCertificates[i]
-		s.knative[x.Ref] = int32(i)
-		s.writers[x.Secret] = append(s.writers[x.Secret], x.Ref)
+		s.writers = append(s.writers, int32(-1-i))
 	}
+	slices.SortStableFunc(s.writers, func(a, b int32) int {
+		_, x := s.writer(a)
+		_, y := s.writer(b)
+		return x.Compare(y)
+	})
 	s.issuers = make(map[IssuerRef]int32, len(s.Issuers))
 	for i := range s.Issuers {
 		s.issuers[IssuerRef(s.Issuers[i].Ref)] = int32(i)
@@ -192,28 +187,30 @@ func (s *Snapshot) To(ref Ref) []Edge {
 // Snapshot's own.
 func (s *Snapshot) Edges() []Edge { return s.edges }
 
+// find returns the record of an object, the last of several, nil if there is none.
+// The records are sorted; an index of them would take as much memory as a
+// third of them.
+func find[T any](list []T, ref Ref, of func(*T) Ref) *T {
+	i := sort.Search(len(list), func(i int) bool { return of(&list[i]).Compare(ref) > 0 })
+	if i == 0 || of(&list[i-1]) != ref {
+		return nil
+	}
+	return &list[i-1]
+}
+
 // Secret returns the record of a Secret with a certificate, nil if there is none.
 func (s *Snapshot) Secret(ref Ref) *Secret {
-	if i, ok := s.secrets[ref]; ok {
-		return &s.Secrets[i]
-	}
-	return nil
+	return find(s.Secrets, ref, func(x *Secret) Ref { return x.Ref })
 }
 
 // Certificate returns the record of a cert-manager Certificate, nil if there is none.
 func (s *Snapshot) Certificate(ref Ref) *Certificate {
-	if i, ok := s.certificates[ref]; ok {
-		return &s.Certificates[i]
-	}
-	return nil
+	return find(s.Certificates, ref, func(x *Certificate) Ref { return x.Ref })
 }
 
 // KnativeCertificate returns the record of a Knative Certificate, nil if there is none.
 func (s *Snapshot) KnativeCertificate(ref Ref) *KnativeCertificate {
-	if i, ok := s.knative[ref]; ok {
-		return &s.KnativeCertificates[i]
-	}
-	return nil
+	return find(s.KnativeCertificates, ref, func(x *KnativeCertificate) Ref { return x.Ref })
 }
 
 // Issuer returns the record of an issuer, nil if there is none.
@@ -226,11 +223,7 @@ func (s *Snapshot) Issuer(ref IssuerRef) *Issuer {
 
 // Consumer returns the record of a consumer, nil if there is none.
 func (s *Snapshot) Consumer(ref Ref) *Consumer {
-	i, ok := slices.BinarySearchFunc(s.Consumers, ref, func(x Consumer, r Ref) int { return x.Ref.Compare(r) })
-	if !ok {
-		return nil
-	}
-	return &s.Consumers[i]
+	return find(s.Consumers, ref, func(x *Consumer) Ref { return x.Ref })
 }
 
 // Ignored reports whether an object, or its namespace, is opted out.
@@ -244,12 +237,34 @@ func (s *Snapshot) Ignored(m *Meta) bool {
 
 // Writers returns the Certificates and Knative Certificates whose Secret this
 // is, sorted: the machinery that renews it.
-func (s *Snapshot) Writers(secret Ref) []Ref { return s.writers[secret] }
+func (s *Snapshot) Writers(secret Ref) []Ref {
+	i := sort.Search(len(s.writers), func(i int) bool {
+		_, of := s.writer(s.writers[i])
+		return of.Compare(secret) >= 0
+	})
+	var out []Ref
+	for ; i < len(s.writers); i++ {
+		by, of := s.writer(s.writers[i])
+		if of != secret {
+			break
+		}
+		out = append(out, by)
+	}
+	return out
+}
+
+// writer returns a Certificate, by its number in writers, and its Secret.
+func (s *Snapshot) writer(n int32) (by, secret Ref) {
+	if n >= 0 {
+		return s.Certificates[n].Ref, s.Certificates[n].Secret
+	}
+	return s.KnativeCertificates[-1-n].Ref, s.KnativeCertificates[-1-n].Secret
+}
 
 // Exists reports whether a Secret of any type exists. It is meaningful only
 // while Secrets were read in full.
 func (s *Snapshot) Exists(secret Ref) bool {
-	if _, ok := s.secrets[secret]; ok {
+	if s.Secret(secret) != nil {
 		return true
 	}
 	_, ok := slices.BinarySearchFunc(s.OtherSecrets, secret, Ref.Compare)
