@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -286,3 +287,11 @@ func TestAWriterThatMissedAnObjectSaysSo(t *testing.T) {
 // testCertificate is a certificate for legacy.example.com that ended on
 // 2026-03-01, as it stands in a Secret. Its key is nowhere.
 const testCertificate = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk1JSUJTVENCOEtBREFnRUNBZ0VCTUFvR0NDcUdTTTQ5QkFNQ01CMHhHekFaQmdOVkJBTVRFbXhsWjJGamVTNWwKZUdGdGNHeGxMbU52YlRBZUZ3MHlOVEF6TURFd01EQXdNREJhRncweU5qQXpNREV3TURBd01EQmFNQjB4R3pBWgpCZ05WQkFNVEVteGxaMkZqZVM1bGVHRnRjR3hsTG1OdmJUQlpNQk1HQnlxR1NNNDlBZ0VHQ0NxR1NNNDlBd0VICkEwSUFCRHo0RzMwRU1IdDV5aDdvbGhkNDNiNlU4WFUrUThpL0tkaStqN2d1STNLWkZnTXQ2SFRHZ2NSaTJmQmwKRy9NR2ZxQW1Vank0ZVV5L2pvdTd3S1dxMlFLaklUQWZNQjBHQTFVZEVRUVdNQlNDRW14bFoyRmplUzVsZUdGdApjR3hsTG1OdmJUQUtCZ2dxaGtqT1BRUURBZ05JQURCRkFpRUFwbU9PV055T0lYME4wT3FnR0tVZ2VzeE9aRzZkClhaVGd4aCtQbWRhRmdWOENJRXdQdzRTVjRMQ3lSTWY2bm55emprak13Tm5HaURZT1BOMUhzTElaQnZ3MAotLS0tLUVORCBDRVJUSUZJQ0FURS0tLS0tCg=="
+
+func BenchmarkWriteASecret(b *testing.B) {
+	doc := []byte(`{"metadata":{"name":"route-2d378634-127e-4e4c-992b-e873e5c8fc49","namespace":"shop","uid":"2d378634-127e-4e4c-992b-e873e5c8fc49","resourceVersion":"1","creationTimestamp":"2026-01-01T00:00:00Z","labels":{"controller.cert-manager.io/fao":"true","networking.internal.knative.dev/certificate-uid":"2d378634-127e-4e4c-992b-e873e5c8fc49"},"annotations":{"cert-manager.io/alt-names":"tracking.shop.example.com","cert-manager.io/certificate-name":"route-2d378634-127e-4e4c-992b-e873e5c8fc49","cert-manager.io/common-name":"tracking.shop.example.com","cert-manager.io/issuer-kind":"ClusterIssuer","cert-manager.io/issuer-name":"letsencrypt"}},"type":"kubernetes.io/tls"}`)
+	w := NewWriter(io.Discard)
+	for b.Loop() {
+		w.Object("", "v1", "Secret", doc)
+	}
+}

@@ -92,6 +92,9 @@ func hasKey(s []byte, depth int) bool {
 	if len(s) < shortest && !bytes.Contains(bytes.ToUpper(s), []byte("KEY")) {
 		return false
 	}
+	if name(s) {
+		return false
+	}
 	if isDER(s) || armour.Match(s) {
 		return true
 	}
@@ -147,6 +150,28 @@ func hasKey(s []byte, depth int) bool {
 		}
 	}
 	return false
+}
+
+// name reports whether a text looks like nothing but names, as most do: it has
+// only small letters, digits and what stands between those, and no
+// run of digits that is long enough for a key in hexadecimal. In base64 each
+// text of PEM, and the beginning of any key in DER, has capital letters.
+func name(s []byte) bool {
+	run := 0
+	for _, c := range s {
+		switch {
+		case c >= '0' && c <= '9', c >= 'a' && c <= 'f':
+			run++
+		case c >= 'g' && c <= 'z', c == '-', c == '.', c == '/', c == '*', c == ',':
+			run = 0
+		default:
+			return false
+		}
+		if run >= 2*shortest {
+			return false
+		}
+	}
+	return !bytes.Contains(s, []byte("private")) || !bytes.Contains(s, []byte("--"))
 }
 
 // decodedHasKey looks into what a run of base64 characters may stand for. What

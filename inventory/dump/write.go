@@ -92,6 +92,9 @@ func written(group, version, kind string, doc []byte) ([]byte, inventory.Ref, er
 	if err := decode(o, &v); err != nil {
 		return nil, none, err
 	}
+	if kind == "Deployment" || kind == "DaemonSet" {
+		expandNumbers(v)
+	}
 	v, _ = fields.prune(v)
 	m := v.(map[string]any)
 	m["kind"], m["apiVersion"] = kind, strings.TrimPrefix(group+"/"+version, "/")
@@ -130,6 +133,30 @@ func written(group, version, kind string, doc []byte) ([]byte, inventory.Ref, er
 	ref.Namespace, _ = metadata["namespace"].(string)
 	ref.Name, _ = metadata["name"].(string)
 	return text, ref, err
+}
+
+// expandNumbers puts the numbers among a container's environment variables in
+// place of $(NAME) in its command line (see inventory's workload), since no
+// variable is written.
+func expandNumbers(v any) {
+	m, _ := v.(map[string]any)
+	for _, c := range at(m, "spec", "template", "spec", "containers") {
+		for _, e := range at(c, "env") {
+			name, _ := e["name"].(string)
+			value, _ := e["value"].(string)
+			if !digits(value) {
+				continue
+			}
+			for _, k := range []string{"command", "args"} {
+				args, _ := c[k].([]any)
+				for i := range args {
+					if s, ok := args[i].(string); ok {
+						args[i] = strings.ReplaceAll(s, "$("+name+")", value)
+					}
+				}
+			}
+		}
+	}
 }
 
 // special cuts what no path can tell.
