@@ -172,6 +172,19 @@ func (p Plan) Verify(s *inventory.Snapshot) error {
 	return nil
 }
 
+// issuedBy are the names that a Secret has once the certificate object that
+// writes it is Ready, whether or not Secrets could be read; none when the object
+// does not exist or writes another Secret.
+func issuedBy(s *inventory.Snapshot, object, secret inventory.Ref) []string {
+	if x := s.Certificate(object); x != nil && x.Secret == secret {
+		return x.Names.DNS
+	}
+	if x := s.KnativeCertificate(object); x != nil && x.Secret == secret {
+		return x.Names.DNS
+	}
+	return nil
+}
+
 func verify(s *inventory.Snapshot, c Change) error {
 	issued := map[inventory.Ref]Step{} // object -> its Issue step
 	live := map[inventory.Ref][]string{}
@@ -190,6 +203,8 @@ func verify(s *inventory.Snapshot, c Change) error {
 		case Await:
 			if st, ok := issued[step.Object]; ok {
 				live[st.To] = st.Hosts
+			} else if names := issuedBy(s, step.Object, step.To); len(names) > 0 {
+				live[step.To] = names
 			}
 		case Switch:
 			names, ok := live[step.To]

@@ -11,7 +11,7 @@ import (
 
 // world: Ingress team/web serves web.example.test with Secret web, which
 // Certificate web renews; Secret wild holds *.example.test, and Secret other
-// something else.
+// something else. Certificate spare writes a Secret that is not there.
 func world() *inventory.Snapshot {
 	secret := func(name string, dns ...string) inventory.Secret {
 		return inventory.Secret{Meta: inventory.Meta{Ref: inventory.SecretRef("team", name)}, Names: inventory.Names{DNS: dns}, Managed: true}
@@ -21,6 +21,7 @@ func world() *inventory.Snapshot {
 		Secrets: []inventory.Secret{secret("web", "web.example.test"), secret("wild", "*.example.test"), secret("other", "other.test"), secret("free", "free.test")},
 		Certificates: []inventory.Certificate{
 			{Meta: inventory.Meta{Ref: inventory.CertificateRef("team", "web")}, Secret: inventory.SecretRef("team", "web"), Names: inventory.Names{DNS: []string{"web.example.test"}}},
+			{Meta: inventory.Meta{Ref: inventory.CertificateRef("team", "spare")}, Secret: inventory.SecretRef("team", "spare"), Names: inventory.Names{DNS: []string{"*.example.test"}}},
 		},
 		Consumers: []inventory.Consumer{{Meta: inventory.Meta{Ref: ingress}, TLS: []inventory.TLS{{Hosts: []string{"web.example.test"}, Secret: inventory.SecretRef("team", "web"), Field: "spec.tls[].secretName"}}}},
 	}, []inventory.Edge{{From: ingress, To: inventory.SecretRef("team", "web"), Field: "spec.tls[].secretName", Via: inventory.Field}}, nil)
@@ -31,6 +32,7 @@ func TestVerify(t *testing.T) {
 	web, wild, other := inventory.SecretRef("team", "web"), inventory.SecretRef("team", "wild"), inventory.SecretRef("team", "other")
 	crt, heir := inventory.CertificateRef("team", "web"), inventory.CertificateRef("team", "heir")
 	heirSecret := inventory.SecretRef("team", "heir")
+	spare, spareSecret := inventory.CertificateRef("team", "spare"), inventory.SecretRef("team", "spare")
 	toWild := plan.Step{Action: plan.Switch, Object: ingress, From: web, To: wild}
 	for name, tc := range map[string]struct {
 		steps []plan.Step
@@ -51,6 +53,12 @@ func TestVerify(t *testing.T) {
 			{Action: plan.Issue, Object: heir, To: heirSecret, Hosts: []string{"*.example.test"}},
 			{Action: plan.Await, Object: heir, To: heirSecret},
 			{Action: plan.Switch, Object: ingress, From: web, To: heirSecret}}, ""},
+		"switch to what a Certificate that is there writes, while Secrets could not be read": {[]plan.Step{
+			{Action: plan.Await, Object: spare, To: spareSecret},
+			{Action: plan.Switch, Object: ingress, From: web, To: spareSecret}}, ""},
+		"await one Certificate, switch to the Secret of another": {[]plan.Step{
+			{Action: plan.Await, Object: crt, To: spareSecret},
+			{Action: plan.Switch, Object: ingress, From: web, To: spareSecret}}, "is not there yet"},
 		"issue into a Secret that somebody renews": {[]plan.Step{{Action: plan.Issue, Object: heir, To: web}}, "written by somebody else"},
 		"delete a Secret that nobody names":        {[]plan.Step{{Action: plan.Delete, Object: inventory.SecretRef("team", "free")}}, ""},
 	} {
