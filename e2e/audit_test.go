@@ -255,8 +255,9 @@ func TestExplainShowsTheChain(t *testing.T) {
 		}},
 		{"secret/" + used.Namespace + "/" + used.Name, []string{
 			"used", "Route/shop/app-", "KCertificate/shop/" + used.Name, "Certificate/shop/" + used.Name, used.String(), "KIngress/shop/app-",
-			"Deployment/kourier-system/3scale-kourier-gateway", "spec.tls[].secretName", "Consolidatable",
+			"Deployment/kourier-system/3scale-kourier-gateway", "spec.tls[].secretName",
 		}},
+		{"kcert/" + used.Namespace + "/" + used.Name, []string{"used", "KIngress/shop/app-", "Consolidatable"}},
 	} {
 		got := string(w.run(t, append([]string{"explain", test.object}, now...)...))
 		for _, want := range test.want {

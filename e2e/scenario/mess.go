@@ -168,7 +168,7 @@ func (c *Cluster) orphans(ctx context.Context, t *Truth, left []string) error {
 		return err
 	}
 	t.find(plan.OrphanedSecret, inventory.Unknown, secret(3), "EdgeProxy/legacy/front could name it in spec.edge.material.ref")
-	t.find(plan.OrphanedSecret, inventory.Unknown, secret(4), "ConfigMap/blog/proxy could name it in data.proxy.cfg")
+	t.find(plan.OrphanedSecret, inventory.Unknown, secret(4), "ConfigMap/blog/proxy could name it in data")
 	t.find(plan.UnrenewedSecret, inventory.Used, secret(5), "Deployment/blog/proxy uses it")
 	t.find(plan.UnrenewedSecret, inventory.Used, secret(9), "Gateway/legacy/edge uses it")
 	for i, metadata := range map[int]string{
@@ -259,6 +259,8 @@ func (c *Cluster) ingresses(ctx context.Context, t *Truth, _ string) error {
 		{"right-tls", "a different issuer"},
 		{"argo-tls", "managed by Argo CD"},
 		{"suffix-tls", "co.uk is a public suffix"},
+		{"shared-a", "Certificate/web/shared-b writes the same Secret"},
+		{"shared-b", "Certificate/web/shared-a writes the same Secret"},
 	} {
 		t.find(plan.NotConsolidatable, inventory.Used, crt(x.name), x.says)
 	}
