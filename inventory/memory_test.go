@@ -81,7 +81,6 @@ func BenchmarkSnapshot(b *testing.B) {
 // megabyte, which then lives as long as any of them. No string of a Snapshot is
 // one of those.
 func TestNoRecordKeepsAPage(t *testing.T) {
-	page := strings.Repeat("\x00", 1<<20)
 	var b strings.Builder
 	b.Grow(1 << 20)
 	cut := func(s string) string {

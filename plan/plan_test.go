@@ -78,7 +78,8 @@ func TestDigestNamesTheState(t *testing.T) {
 	make := func(v string) plan.Plan {
 		return plan.Plan{Changes: []plan.Change{{ID: "x", Steps: []plan.Step{{Action: plan.Delete, Object: inventory.SecretRef("a", "b"), If: inventory.Version{UID: "u", ResourceVersion: v}}}}}}
 	}
-	if make("1").Digest() != make("1").Digest() {
+	one, again := make("1"), make("1")
+	if one.Digest() != again.Digest() {
 		t.Error("the same plan has two digests")
 	}
 	if make("1").Digest() == make("2").Digest() {

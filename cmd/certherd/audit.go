@@ -62,7 +62,7 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
   kubectl get secrets,certificates,ingresses -A -o yaml | certherd audit -f -`,
 		Args: cobra.NoArgs,
 	}
-	s.flags(c, true)
+	s.flags(c)
 	deciding(c, &o)
 	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(report.Formats, ", "))
 	c.Flags().StringSliceVar(&failOn, "fail-on", nil, "exit with 2 if there are findings with this reason, or any; repeatable")

@@ -23,10 +23,13 @@ func dumpCommand() *cobra.Command {
 holds no private key and no other content of Secrets, and of objects that only
 mention a certificate nothing but that they do, so that it can be sent with a bug report. See docs/dump.md.`,
 		Example: `  certherd dump --output cluster.tar.gz
-  certherd audit -f cluster.tar.gz`,
+  certherd audit -f cluster.tar.gz
+
+  # Make one of ours, without keys, from what somebody else has dumped
+  certherd dump -f must-gather/ --output small.tar.gz`,
 		Args: cobra.NoArgs,
 	}
-	s.flags(c, false)
+	s.flags(c)
 	c.Flags().StringVarP(&out, "output", "o", "", "file to write; standard output if none is given")
 	c.RunE = func(c *cobra.Command, _ []string) (err error) {
 		w := c.OutOrStdout()

@@ -26,7 +26,7 @@ gateway, listenerset, domainmapping, route.`,
   certherd explain kcert/team-a/route-3f7e -f examples/knative-mess`,
 		Args: cobra.ExactArgs(1),
 	}
-	s.flags(c, true)
+	s.flags(c)
 	deciding(c, &o)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		ref, err := explain.ParseRef(args[0])

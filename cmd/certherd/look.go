@@ -33,9 +33,8 @@ type source struct {
 	overrides clientcmd.ConfigOverrides
 }
 
-// flags adds the flags of kubectl for a cluster and, where dumps are possible,
-// those for dumps.
-func (s *source) flags(c *cobra.Command, dumps bool) {
+// flags adds the flags of kubectl for a cluster, and those for dumps.
+func (s *source) flags(c *cobra.Command) {
 	s.loading = clientcmd.NewDefaultClientConfigLoadingRules()
 	f := c.Flags()
 	f.StringVar(&s.loading.ExplicitPath, "kubeconfig", "", "path of the kubeconfig file to use")
@@ -46,10 +45,8 @@ func (s *source) flags(c *cobra.Command, dumps bool) {
 	f.StringVarP(&s.selector, "selector", "l", "", "report on Secrets and Certificates with these labels only")
 	f.BoolVarP(&s.quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&s.proof, "proof", true, "read every kind of object for strings that could name a Secret; without it nothing is called unused")
-	if dumps {
-		f.StringArrayVarP(&s.files, "filename", "f", nil, "read this dump instead of a cluster: file, directory, archive, or - for standard input; repeatable")
-		f.BoolVar(&s.complete, "complete", false, "the dump holds every object of the cluster")
-	}
+	f.StringArrayVarP(&s.files, "filename", "f", nil, "read this dump instead of a cluster: file, directory, archive, or - for standard input; repeatable")
+	f.BoolVar(&s.complete, "complete", false, "the dump holds every object of the cluster")
 	_ = c.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		raw, err := s.loading.Load()
 		if err != nil {
@@ -89,7 +86,7 @@ func (s *source) scope(o *controller.Options) error {
 // becomes a record.
 func (s *source) look(ctx context.Context, stderr io.Writer, each func(group, version, kind string, doc []byte)) (*inventory.Snapshot, error) {
 	if len(s.files) > 0 {
-		snapshot, problems, err := dump.Read(s.files, dump.Options{Complete: s.complete, Stdin: os.Stdin})
+		snapshot, problems, err := dump.Read(s.files, dump.Options{Complete: s.complete, Stdin: os.Stdin, Object: each})
 		for i, p := range problems {
 			if i == 20 {
 				fmt.Fprintf(stderr, "certherd: and %d more documents that could not be read\n", len(problems)-i)
