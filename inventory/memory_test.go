@@ -92,7 +92,7 @@ func TestNoRecordKeepsAPage(t *testing.T) {
 		return b.String()[from:]
 	}
 	c := collect(20, cut)
-	page = b.String()
+	page := b.String()
 	start := uintptr(unsafe.Pointer(unsafe.StringData(page)))
 	inPage := func(s string) bool {
 		p := uintptr(unsafe.Pointer(unsafe.StringData(s)))
