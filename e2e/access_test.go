@@ -324,9 +324,15 @@ func TestWithoutSecrets(t *testing.T) {
 			t.Errorf("%s of %s is called unused", f.Reason, f.Object)
 		}
 	}
-	for _, reason := range []plan.Reason{plan.Consolidatable, plan.NotConsolidatable, plan.DuplicateCertificate, plan.CoveredCertificate, plan.SharedSecretName, plan.DrainHazard} {
-		if r.Summary.Findings[string(reason)] == 0 {
-			t.Errorf("%s needs no Secret, and is not found", reason)
+	// As docs/rbac.md says.
+	for reason, found := range map[plan.Reason]bool{
+		plan.SharedSecretName: true, plan.DuplicateCertificate: true, plan.CoveredCertificate: true,
+		plan.OrphanedCertificate: true, plan.RequestResidue: true, plan.ExpiredUnused: true,
+		plan.Consolidatable: true, plan.NotConsolidatable: true, plan.DrainHazard: true,
+		plan.SupersededCertificate: false, plan.OrphanedSecret: false, plan.UnrenewedSecret: false, plan.MissingSecret: false,
+	} {
+		if n := r.Summary.Findings[string(reason)]; (n > 0) != found {
+			t.Errorf("%d findings of %s without Secrets", n, reason)
 		}
 	}
 }

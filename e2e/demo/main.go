@@ -97,6 +97,9 @@ func (d *demo) run(ctx context.Context) (err error) {
 func (d *demo) start(ctx context.Context) (*stack.Stack, error) {
 	s, err := stack.Start(ctx, stack.Options{Level: stack.Full, Dir: d.path("cluster"), Detached: d.keep, Out: d.progress})
 	if err != nil {
+		if ctx.Err() != nil { // otherwise its logs say why it did not start
+			err = errors.Join(err, stack.Remove(d.path("cluster")))
+		}
 		return nil, err
 	}
 	config, err := s.RESTConfig()
