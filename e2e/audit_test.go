@@ -40,8 +40,11 @@ type world struct {
 	kubeconfig string
 }
 
-// running is set once the world has a stack, for TestMain to end.
-var running *stack.Stack
+// running and folder are what the world has made, for TestMain to take away.
+var (
+	running *stack.Stack
+	folder  string
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -52,15 +55,18 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
+	if folder != "" {
+		os.RemoveAll(folder)
+	}
 	os.Exit(code)
 }
 
 var setUp = sync.OnceValues(func() (*world, error) {
-	dir, err := os.MkdirTemp("", "certherd-e2e-")
-	if err != nil {
+	var err error
+	if folder, err = os.MkdirTemp("", "certherd-e2e-"); err != nil {
 		return nil, err
 	}
-	w := &world{certherd: filepath.Join(dir, "certherd"), kubeconfig: filepath.Join(dir, "kubeconfig")}
+	w := &world{certherd: filepath.Join(folder, "certherd"), kubeconfig: filepath.Join(folder, "kubeconfig")}
 	build := exec.Command("go", "build", "-o", w.certherd, "../cmd/certherd")
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	if err := build.Run(); err != nil {

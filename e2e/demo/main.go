@@ -79,6 +79,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	defer func() {
 		// A cluster that the demo could not finish is of no use to anybody.
 		if !d.keep || err != nil {
+			os.Remove(d.path("kubeconfig"))
 			err = errors.Join(err, end(running))
 		}
 	}()
