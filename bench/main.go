@@ -67,6 +67,7 @@ func bench(ctx context.Context) (bool, error) {
 	asJSON := flag.Bool("json", false, "print the result as JSON")
 	fresh := flag.Bool("fresh", false, "fill the cluster anew")
 	ways := flag.String("ways", strings.Join(allWays, ","), "what to measure, comma-separated")
+	wait := flag.Bool("wait", false, "measure nothing: print the KUBECONFIG of the filled cluster and wait for Ctrl-C")
 	flag.Parse()
 	args := []string{"--etcd-compaction-interval=0"}
 	switch *state {
@@ -82,6 +83,11 @@ func bench(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	defer s.Stop()
+	if *wait {
+		fmt.Println(s.Kubeconfig)
+		<-ctx.Done()
+		return true, nil
+	}
 
 	res := result{Recipe: r, State: *state, Rounds: *rounds, Runs: map[string][]run{}, Medians: map[string]run{}}
 	list := strings.Split(*ways, ",")

@@ -113,10 +113,17 @@ func (c *Collector) str(s string) string {
 	if v, ok := c.intern[s]; ok {
 		return v
 	}
+	if len(c.intern) == interned {
+		clear(c.intern)
+	}
 	s = strings.Clone(s)
 	c.intern[s] = s
 	return s
 }
+
+// interned bounds the strings that str remembers. Objects come sorted by
+// namespace and name, so what repeats does so soon.
+const interned = 1 << 14
 
 // Freeze ends step 1: it builds the set of names that Scan looks for.
 func (c *Collector) Freeze() {

@@ -269,4 +269,4 @@ func reason(err error) string {
 // with which a look's memory was measured. A program that does nothing else at
 // the time should set it: what a look throws away it throws away soon, so
 // collecting more often costs little time.
-const GCPercent = 50
+const GCPercent = 15

@@ -50,6 +50,9 @@ func (l *look) connect(cfg *rest.Config) error {
 	cfg.Timeout = 0 // it would end long answers however well they come in
 	cfg.DisableCompression = !l.o.Compress
 	cfg.WarningHandler = rest.NoWarnings{}
+	// With HTTP/2, the transport would buffer up to 4 MiB of each list, whether
+	// anybody reads them or not. Two lists at once need two connections, no more.
+	cfg.TLSClientConfig.NextProtos = []string{"http/1.1"}
 	cfg.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
 	cfg.Wrap(l.traffic.count)
 	client, err := rest.UnversionedRESTClientFor(cfg)
