@@ -1,0 +1,373 @@
+// Package config is the file config.yaml of the ConfigMap certherd: what it may
+// say, what holds where it says nothing, and which rounds follow from it. It
+// composes the options that each package owns. Nothing in it reads the clock or
+// talks to a server.
+//
+// docs/configuration.md and default.yaml are generated from the types, their
+// comments and Default:
+//
+//go:generate go test -run ^TestGenerated$ -update .
+package config
+
+import (
+	_ "embed"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	_ "time/tzdata" // an image from scratch has no time zones of its own
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/certherd/certherd/consolidate"
+	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/gc"
+)
+
+// Where the configuration is in a cluster.
+const (
+	ConfigMapName = "certherd"
+	ConfigMapKey  = "config.yaml"
+)
+
+// Config is everything that certherd can be told. Use Parse or Default to make
+// one: the zero Config is in audit mode and has no rounds.
+type Config struct {
+	// TimeZone is the time zone, as an IANA name such as Europe/Berlin, of
+	// every schedule that names none itself.
+	TimeZone string `yaml:"timeZone"`
+	// MaxShare is the circuit breaker: where one round could take away more
+	// than this share of all certificates, nothing is done at all, because a
+	// list that came back short is likelier than so much garbage. A person then
+	// looks at the plan and approves it as a whole, or raises this.
+	MaxShare Share `yaml:"maxShare"`
+	// Ignore says what is never touched, in addition to what carries the
+	// annotation certherd.dev/ignore: "true" or is in a namespace that does.
+	Ignore Ignore `yaml:"ignore"`
+	// GC is about certificates that nobody needs any more.
+	GC GC `yaml:"gc"`
+	// Consolidate is about certificates that one wildcard could replace.
+	Consolidate Consolidate `yaml:"consolidate"`
+	// Batch is about what the gateway is put through. Its findings are reports;
+	// it has no changes of its own to carry out.
+	Batch Batch `yaml:"batch"`
+}
+
+// Ignore are the opt-outs.
+type Ignore struct {
+	// Namespaces are patterns of namespace names, such as kube-* (with *, ? and
+	// [a-z] as in a shell).
+	Namespaces []string `yaml:"namespaces"`
+	// Names are patterns of names in any namespace, such as legacy-*, or of
+	// namespace/name, such as prod-*/legacy-*. They stand for objects of every
+	// kind.
+	Names []string `yaml:"names"`
+	// Labels are label selectors as kubectl takes them, such as tier=gold or
+	// "team in (a, b)"; one that matches is enough.
+	Labels []Selector `yaml:"labels"`
+}
+
+// Rule is what every rule has.
+type Rule struct {
+	// Mode is how far it goes. audit: it reports. propose: it does what
+	// `certherd approve` has approved. enforce: it does what windows and budget
+	// allow.
+	Mode gate.Mode `yaml:"mode" values:"audit, propose, enforce"`
+	// Schedule is when a round begins: the five fields of cron, @hourly,
+	// @daily, @weekly, @monthly, @yearly, or "@every 90m", which counts from the
+	// last round. CRON_TZ=Europe/Berlin in front of it names a time zone.
+	Schedule string `yaml:"schedule"`
+	// TimeZone is the time zone of the schedule and of the windows that name
+	// none themselves; if it is empty, that of the whole file.
+	TimeZone string `yaml:"timeZone"`
+	// StartingDeadline is how late a round that was missed, because nobody was
+	// leader, may still begin. Later it is skipped, which the log says. Of
+	// several missed rounds only the last is caught up. disabled: it is never
+	// too late.
+	StartingDeadline Duration `yaml:"startingDeadline" min:"10s" max:"8760h" off:"never too late"`
+	// Windows are when changes may begin; none means at any time. A round
+	// outside of all windows reports.
+	Windows []Window `yaml:"windows"`
+	// Budget is how much one round may take away.
+	Budget Budget `yaml:"budget"`
+}
+
+// Window is a time that comes again and again.
+type Window struct {
+	// Schedule is when it opens: the five fields of cron, or @daily and its
+	// like, but not @every.
+	Schedule string `yaml:"schedule"`
+	// Duration is how long it stays open; it has to close before it opens
+	// again.
+	Duration Duration `yaml:"duration" min:"1m" max:"8760h"`
+	// TimeZone is the time zone of its schedule; if it is empty, that of the
+	// rule, or of the whole file.
+	TimeZone string `yaml:"timeZone"`
+}
+
+// Budget limits one round; both limits hold.
+type Budget struct {
+	// Count is how many objects may go: certificates, each one with its Secret,
+	// and requests. 0 allows nothing. disabled: any number.
+	Count Count `yaml:"count"`
+	// Share is how many of all certificates may go, rounded down; more than 0%
+	// always allows one. 100%: any number.
+	Share Share `yaml:"share"`
+}
+
+// GC is what gc can be told.
+type GC struct {
+	Rule `yaml:",inline"`
+	// MinAge is how old an object must be before it can be called unused: a
+	// Secret may exist for a moment before the object that will name it.
+	MinAge Duration `yaml:"minAge" min:"0s" max:"8760h"`
+	// RequestAge is how long a CertificateRequest, Order or Challenge that
+	// nobody owns must have been final. disabled: they are left alone.
+	RequestAge Duration `yaml:"requestAge" min:"0s" max:"8760h" off:"left alone"`
+	// GracePeriod is how long a Secret that is no longer used is kept, marked,
+	// before it is deleted; until then `certherd undo` brings everything back
+	// without a new order. disabled: it is marked, and never deleted.
+	GracePeriod Duration `yaml:"gracePeriod" min:"0s" max:"8760h" off:"never deleted"`
+	// ExpiredGracePeriod is the same for a certificate that has expired.
+	ExpiredGracePeriod Duration `yaml:"expiredGracePeriod" min:"0s" max:"8760h" off:"never deleted"`
+	// SecretDeletionsPerMinute is the most Secrets deleted in a minute, evenly
+	// spread. Kourier sends its whole configuration to every gateway for each
+	// Secret that it has ever used, and Envoy keeps a copy of what that replaces
+	// for 15 s: with at most 4 a minute there is never more than one copy.
+	SecretDeletionsPerMinute int `yaml:"secretDeletionsPerMinute" min:"1" max:"600"`
+}
+
+// Consolidate is what consolidate can be told.
+type Consolidate struct {
+	Rule `yaml:",inline"`
+	// MinCertificates is how many certificates a new wildcard must replace.
+	MinCertificates int `yaml:"minCertificates" min:"2" max:"10000"`
+	// MaxHosts is how many hosts may share one key and one filter chain: all of
+	// them drain together, and all are lost with the key.
+	MaxHosts int `yaml:"maxHosts" min:"2" max:"10000"`
+	// AllowIssuers are issuers that sign wildcards although nothing in the
+	// cluster says so (Vault, Venafi, external ones): Kind/name, or
+	// Kind/namespace/name.
+	AllowIssuers []string `yaml:"allowIssuers"`
+	// AllowCrossNamespace must be false: a wildcard's key never leaves its
+	// namespace. The key is here so that a file can say so.
+	AllowCrossNamespace bool `yaml:"allowCrossNamespace"`
+}
+
+// Batch is what batch can be told.
+type Batch struct {
+	Rule `yaml:",inline"`
+}
+
+//go:embed default.yaml
+var defaultFile []byte
+
+// DefaultFile is the configuration that holds when there is none, as a file
+// that explains every key.
+func DefaultFile() []byte { return append([]byte(nil), defaultFile...) }
+
+// Default is the configuration that holds when there is none: audit, with
+// limits that are in force as soon as a mode is chosen.
+func Default() Config {
+	limits := gate.Defaults()
+	rule := func(r gate.Rule, schedule string) Rule {
+		t := limits.Terms[r]
+		return Rule{Mode: t.Mode, Schedule: schedule, StartingDeadline: Duration(time.Hour), Budget: Budget{Count(t.Budget.Count), Share(t.Budget.Share)}}
+	}
+	return Config{
+		TimeZone: "UTC",
+		MaxShare: Share(limits.MaxShare),
+		GC: GC{
+			Rule:   rule(gate.GC, "7 * * * *"),
+			MinAge: Duration(5 * time.Minute), RequestAge: Duration(24 * time.Hour),
+			GracePeriod: Duration(168 * time.Hour), ExpiredGracePeriod: Duration(24 * time.Hour),
+			SecretDeletionsPerMinute: 4,
+		},
+		Consolidate: Consolidate{
+			Rule:            rule(gate.Consolidate, "37 3 * * *"),
+			MinCertificates: 2, MaxHosts: 500,
+		},
+		Batch: Batch{Rule: rule(gate.Batch, "7 * * * *")},
+	}
+}
+
+// Rules are the rules by name.
+func (c Config) Rules() map[gate.Rule]Rule {
+	return map[gate.Rule]Rule{gate.GC: c.GC.Rule, gate.Consolidate: c.Consolidate.Rule, gate.Batch: c.Batch.Rule}
+}
+
+// GCOptions are the options of package gc.
+func (c Config) GCOptions() gc.Options {
+	return gc.Options{MinAge: time.Duration(c.GC.MinAge), RequestAge: time.Duration(c.GC.RequestAge)}
+}
+
+// ConsolidateOptions are the options of package consolidate.
+func (c Config) ConsolidateOptions() consolidate.Options {
+	return consolidate.Options{MinCertificates: c.Consolidate.MinCertificates, MaxHosts: c.Consolidate.MaxHosts, AllowIssuers: c.Consolidate.AllowIssuers}
+}
+
+// Policy is the gate's policy for a round of all rules, without approvals. What
+// is broken in a Config that did not come from Parse allows nothing: a window
+// never opens, an opt-out opts everything out.
+func (c Config) Policy() gate.Policy {
+	p := gate.Policy{
+		Terms:    map[gate.Rule]gate.Terms{},
+		MaxShare: float64(c.MaxShare),
+		Ignore:   gate.Ignore{Namespaces: c.Ignore.Namespaces, Names: c.Ignore.Names},
+	}
+	for _, s := range c.Ignore.Labels {
+		selector, err := labels.Parse(string(s))
+		if err != nil {
+			selector = labels.Everything()
+		}
+		p.Ignore.Selectors = append(p.Ignore.Selectors, selector)
+	}
+	for name, r := range c.Rules() {
+		p.Terms[name] = c.terms(r)
+	}
+	return p
+}
+
+// PolicyFor is the gate's policy for a round of the rules that are due; the
+// changes of the others wait for theirs (see Due and Next).
+func (c Config) PolicyFor(due, next []Round) gate.Policy {
+	p := c.Policy()
+	idle := map[gate.Rule]time.Time{}
+	for _, r := range next {
+		idle[r.Rule] = r.At
+	}
+	for _, r := range due {
+		delete(idle, r.Rule)
+	}
+	for name, t := range p.Terms {
+		at, waits := idle[name]
+		switch {
+		case waits:
+			t.Next = at
+		case !isDue(due, name):
+			t.Mode = gate.Audit // it has no round at all
+		}
+		p.Terms[name] = t
+	}
+	return p
+}
+
+func isDue(due []Round, rule gate.Rule) bool {
+	for _, r := range due {
+		if r.Rule == rule {
+			return true
+		}
+	}
+	return false
+}
+
+func (c Config) terms(r Rule) gate.Terms {
+	t := gate.Terms{Mode: r.Mode, Budget: gate.Budget{Count: int(r.Budget.Count), Share: float64(r.Budget.Share)}}
+	for _, w := range r.Windows {
+		t.Windows = append(t.Windows, c.window(r, w))
+	}
+	return t
+}
+
+// Duration is a time.Duration in Go's syntax, or Disabled.
+type Duration time.Duration
+
+// Disabled is the Duration that never ends, for what is switched off.
+const Disabled Duration = math.MaxInt64
+
+const disabled = "disabled"
+
+// UnmarshalText takes what time.ParseDuration takes, and "disabled".
+func (d *Duration) UnmarshalText(text []byte) error {
+	if string(text) == disabled {
+		*d = Disabled
+		return nil
+	}
+	x, err := time.ParseDuration(string(text))
+	if err != nil {
+		if n, ok := strings.CutSuffix(string(text), "d"); ok {
+			if days, err := strconv.ParseUint(n, 10, 16); err == nil {
+				return fmt.Errorf("%q is no duration, because days are not always equally long: write %dh", text, 24*days)
+			}
+		}
+		return fmt.Errorf("%q is no duration: write one like 30s, 5m or 1h30m", text)
+	}
+	*d = Duration(x)
+	return nil
+}
+
+// String is the shortest form that UnmarshalText takes.
+func (d Duration) String() string {
+	if d == Disabled {
+		return disabled
+	}
+	s := time.Duration(d).String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// Share is a part of a whole, from 0 to 1, written like 12.5%.
+type Share float64
+
+// UnmarshalText takes a number with a percent sign.
+func (s *Share) UnmarshalText(text []byte) error {
+	number, ok := strings.CutSuffix(string(text), "%")
+	x, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if !ok || err != nil || !(x >= 0 && x <= 100) {
+		return fmt.Errorf("%q is no share: write one from 0%% to 100%%", text)
+	}
+	*s = Share(x / 100)
+	return nil
+}
+
+// String is a percentage.
+func (s Share) String() string {
+	return strconv.FormatFloat(math.Round(float64(s)*1e6)/1e4, 'f', -1, 64) + "%"
+}
+
+// Count is a number, or any number.
+type Count int
+
+// UnmarshalText takes a number from 0 on, and "disabled".
+func (c *Count) UnmarshalText(text []byte) error {
+	if string(text) == disabled {
+		*c = gate.NoLimit
+		return nil
+	}
+	x, err := strconv.ParseUint(string(text), 10, 31)
+	if err != nil {
+		return fmt.Errorf("%q is no count: write a number from 0 on, or disabled", text)
+	}
+	*c = Count(x)
+	return nil
+}
+
+// String is the number, or "disabled".
+func (c Count) String() string {
+	if c == gate.NoLimit {
+		return disabled
+	}
+	return strconv.Itoa(int(c))
+}
+
+// Selector is a label selector in kubectl's syntax.
+type Selector string
+
+// UnmarshalText takes what labels.Parse takes, unless it matches everything.
+func (s *Selector) UnmarshalText(text []byte) error {
+	x, err := labels.Parse(string(text))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is no label selector: %w", text, err)
+	case x.Empty():
+		return fmt.Errorf("%q matches every object, so that nothing would ever be done: take it out, or use mode audit", text)
+	}
+	*s = Selector(text)
+	return nil
+}
