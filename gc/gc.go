@@ -57,10 +57,7 @@ func (o Options) judge(s *inventory.Snapshot, m *inventory.Meta) inventory.Judge
 	if j.Verdict != inventory.Unused {
 		return j
 	}
-	switch age := s.Taken.Sub(m.Created); {
-	case s.Ignored(m):
-		j.Verdict, j.Why = inventory.Unknown, "it is opted out by "+inventory.IgnoreAnnotation
-	case age < o.MinAge:
+	if age := s.Taken.Sub(m.Created); age < o.MinAge {
 		j.Verdict, j.Why = inventory.Unknown, fmt.Sprintf("it is only %s old", age.Round(time.Second))
 	}
 	return j

@@ -36,18 +36,27 @@ func (s *Snapshot) Judge(ref Ref) Judgement {
 	switch {
 	case ref.Kind == "Secret" && ref.Group == "":
 		if x := s.Secret(ref); x != nil {
-			return s.judgeSecret(x)
+			return s.optOut(&x.Meta, s.judgeSecret(x))
 		}
 	case ref.Kind == "Certificate" && ref.Group == GroupCertManager:
 		if x := s.Certificate(ref); x != nil {
-			return s.judgeCertificate(x)
+			return s.optOut(&x.Meta, s.judgeCertificate(x))
 		}
 	case ref.Kind == "Certificate" && ref.Group == GroupKnativeNet:
 		if x := s.KnativeCertificate(ref); x != nil {
-			return s.judgeKnative(x)
+			return s.optOut(&x.Meta, s.judgeKnative(x))
 		}
 	}
 	return Judgement{Verdict: Unknown, Why: "no certificate that was looked at"}
+}
+
+// optOut keeps what is opted out from being called unused: its owner knows of
+// a use that the cluster does not show.
+func (s *Snapshot) optOut(m *Meta, j Judgement) Judgement {
+	if j.Verdict == Unused && s.Ignored(m) {
+		j.Verdict, j.Why = Unknown, "it is opted out by "+IgnoreAnnotation
+	}
+	return j
 }
 
 // Verdict is Judge without the evidence, for counting.

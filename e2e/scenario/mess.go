@@ -181,7 +181,6 @@ func (c *Cluster) orphans(ctx context.Context, t *Truth, left []string) error {
 		}
 	}
 	t.find(plan.OrphanedSecret, inventory.Unknown, secret(6), "opted out")
-	t.unused(secret(6))
 	t.find(plan.OrphanedSecret, inventory.Unknown, secret(7), "EdgeProxy/legacy/front may select it")
 	t.find(plan.OrphanedSecret, inventory.Unknown, secret(8), "reflector")
 	for _, i := range []int{3, 4, 5, 7, 8, 9} {
@@ -268,7 +267,6 @@ func (c *Cluster) ingresses(ctx context.Context, t *Truth, _ string) error {
 	t.find(plan.OrphanedCertificate, inventory.Unused, crt("api-cert-copy"), "nobody uses its Secret api-tls-copy")
 	t.unused(crt("api-cert-copy"))
 	t.find(plan.OrphanedCertificate, inventory.Unknown, crt("kept-for-later"), "opted out")
-	t.unused(crt("kept-for-later"))
 	t.find(plan.CoveredCertificate, inventory.Used, crt("promo-spring"), "wildcard Certificate promo-star covers spring.promo.example")
 	t.find(plan.Consolidatable, inventory.Used, inventory.Ref{Kind: "Namespace", Name: Web}, "could give way to Certificate/web/promo-star")
 	t.find(plan.SharedSecretName, inventory.Used, inventory.SecretRef(Web, "shared-tls"), "shared-a and shared-b")
