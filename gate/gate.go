@@ -281,11 +281,11 @@ func (d *decision) forbidden(c plan.Change, zone *time.Location) (Cause, string)
 		}
 		return Unread, why + ": nothing is taken away before everything can be read"
 	}
-	if why := d.used(rule, c); why != "" {
-		return NotUnused, why
-	}
 	if why := d.optedOut(c); why != "" {
 		return OptedOut, why
+	}
+	if why := d.used(rule, c); why != "" {
+		return NotUnused, why
 	}
 	if why := d.managed(c); why != "" {
 		return Managed, why
