@@ -66,14 +66,25 @@ type Node struct {
 
 // Object explains one object of a snapshot; ok is false when the snapshot has
 // no record of it.
-func Object(s *inventory.Snapshot, p plan.Plan, ref inventory.Ref) (Explanation, bool) {
-	e := Explanation{Object: ref, Gaps: s.Gaps}
+func Object(s *inventory.Snapshot, p plan.Plan, ref inventory.Ref) (e Explanation, ok bool) {
+	e, secrets, ok := judged(s, ref)
+	// A finding on the object, on its Secrets or on what renews these has to do
+	// with it.
+	about := []inventory.Ref{ref}
+	for _, secret := range secrets {
+		about = append(append(about, secret), s.Writers(secret)...)
+	}
 	for _, f := range p.Findings {
-		if f.Object == ref || slices.Contains(f.Related, ref) {
+		if slices.ContainsFunc(append([]inventory.Ref{f.Object}, f.Related...), func(x inventory.Ref) bool { return slices.Contains(about, x) }) {
 			e.Findings = append(e.Findings, f)
 		}
 	}
-	var secrets []inventory.Ref
+	return e, ok
+}
+
+// judged is an Explanation without findings, and the Secrets that it is about.
+func judged(s *inventory.Snapshot, ref inventory.Ref) (e Explanation, secrets []inventory.Ref, ok bool) {
+	e = Explanation{Object: ref, Gaps: s.Gaps}
 	switch {
 	case s.Secret(ref) != nil:
 		secrets = []inventory.Ref{ref}
@@ -97,7 +108,7 @@ func Object(s *inventory.Snapshot, p plan.Plan, ref inventory.Ref) (Explanation,
 			}
 		}
 		if !found && !slices.ContainsFunc(s.Routes, func(r inventory.Route) bool { return r.Ref == ref }) {
-			return e, false
+			return e, nil, false
 		}
 		e.Chain = Node{Object: ref}
 		for _, secret := range secrets {
@@ -106,12 +117,12 @@ func Object(s *inventory.Snapshot, p plan.Plan, ref inventory.Ref) (Explanation,
 		if len(secrets) == 0 {
 			e.Why = "it serves no certificate"
 		}
-		return e, true
+		return e, secrets, true
 	}
 	j := s.Judge(ref)
 	e.Verdict, e.Why, e.Evidence = j.Verdict, j.Why, j.Evidence
 	e.Chain = secretNode(s, secrets[0], "")
-	return e, true
+	return e, secrets, true
 }
 
 // secretNode is a Secret with what makes it and what serves it.
