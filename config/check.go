@@ -139,12 +139,18 @@ func (i Ignore) check(k *checker) {
 	}
 }
 
+// maxWindows keeps a file from costing minutes of computing.
+const maxWindows = 50
+
 // checkRule checks what every rule has. The gate checks its terms itself.
 func (c Config) checkRule(k *checker, at string, r Rule) {
 	if r.TimeZone != "" {
 		if _, err := location(r.TimeZone); err != nil {
 			k.fail(at+".timeZone", "%v", err)
 		}
+	}
+	if len(r.Windows) > maxWindows {
+		k.fail(at+".windows", "there are %d, and more than %d cannot be told apart: use ranges and lists in the fields of cron", len(r.Windows), maxWindows)
 	}
 	for i, w := range r.Windows {
 		if w.TimeZone != "" {

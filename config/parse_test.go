@@ -184,6 +184,18 @@ func TestDurationsAreWrittenShort(t *testing.T) {
 	}
 }
 
+func TestWindowsAreLimited(t *testing.T) {
+	file := func(n int) []byte {
+		return []byte("gc:\n  windows:\n" + strings.Repeat("  - {schedule: '0 22 * * *', duration: 1m}\n", n) + "  schedule: '0 22 * * *'\n")
+	}
+	if _, err := Parse(file(50)); err != nil {
+		t.Error(err)
+	}
+	if _, err := Parse(file(51)); err == nil || err.Error() != "line 2: gc.windows: there are 51, and more than 50 cannot be told apart: use ranges and lists in the fields of cron" {
+		t.Error(err)
+	}
+}
+
 // FuzzParse: whatever a ConfigMap holds, Parse says what is wrong, by line, or
 // gives a Config that holds what it promises.
 func FuzzParse(f *testing.F) {

@@ -93,20 +93,22 @@ func (c Config) window(r Rule, w Window) gate.Window {
 }
 
 // meets reports whether any round begins inside of any window. It looks at
-// some years of rare windows and some days of frequent ones.
+// twelve years of what is rare, and at less of what is frequent.
 func meets(rounds cron.Schedule, windows []gate.Window) bool {
 	if _, every := rounds.(cron.ConstantDelaySchedule); every {
 		return true
 	}
 	for _, w := range windows {
-		t := reference
-		for range 5000 {
-			if t = w.Next(t); t.IsZero() {
+		end := reference.AddDate(12, 0, 0)
+		for i, t := 0, w.Next(reference); i < 5000 && !t.IsZero() && t.Before(end); i++ {
+			at := rounds.Next(t.Add(-time.Second))
+			if at.IsZero() {
 				break
 			}
-			if at := rounds.Next(t.Add(-time.Second)); !at.IsZero() && at.Before(t.Add(w.Duration)) {
+			if _, open := w.Open(at); open {
 				return true
 			}
+			t = w.Next(at)
 		}
 	}
 	return false
