@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-logr/zapr"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+
+	"github.com/certherd/certherd/apply"
+	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/inventory/live"
+	"github.com/certherd/certherd/leader"
+	"github.com/certherd/certherd/service"
+)
+
+// serviceAccountNamespace is where a Pod finds its own namespace.
+const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+func runCommand() *cobra.Command {
+	var (
+		s     source
+		level string
+	)
+	o := service.Defaults()
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Keep rounds as a service in the cluster",
+		Long: `run looks at the cluster on the schedules of the ConfigMap certherd, serves the newest report, and
+carries out what the configuration allows; without a configuration it only reports. Of several
+replicas one leads, and only it writes. See docs/running.md.
+
+It ends on SIGTERM: what was being carried out ends at its next step, and another replica takes over.`,
+		Example: `  # In a Pod: the namespace and the name come from POD_NAMESPACE and POD_NAME
+  certherd run
+
+  # From a workstation, against the cluster of the kubeconfig
+  certherd run --namespace certherd --listen 127.0.0.1:8080
+
+  # What it says
+  curl -s http://127.0.0.1:8080/report.json
+  curl -s -X PUT -d '{"level":"debug"}' http://127.0.0.1:8080/loglevel`,
+		Args: cobra.NoArgs,
+	}
+	s.loading = clientcmd.NewDefaultClientConfigLoadingRules()
+	f := c.Flags()
+	f.StringVar(&s.loading.ExplicitPath, "kubeconfig", "", "path of the kubeconfig file to use; in a Pod none is needed")
+	names := clientcmd.RecommendedConfigOverrideFlags("")
+	names.ContextOverrideFlags.Namespace.ShortName = "n"
+	names.ContextOverrideFlags.Namespace.Description = "namespace of certherd itself (default: POD_NAMESPACE, else that of the Pod's service account)"
+	clientcmd.BindOverrideFlags(&s.overrides, f, names)
+	f.StringVar(&o.ConfigMap, "config-map", o.ConfigMap, "ConfigMap with the configuration, in the namespace of certherd")
+	f.StringVar(&o.Report, "report-config-map", o.Report, "ConfigMap that the newest report is kept in")
+	f.StringVar(&o.Leader.Name, "lease", "certherd", "Lease that the replicas elect their leader with")
+	f.StringVar(&o.Leader.Identity, "identity", "", "name of this replica, which no other may have (default: POD_NAME, else the name of the host)")
+	f.DurationVar(&o.Leader.LeaseDuration, "lease-duration", o.Leader.LeaseDuration, "how long others wait after the leader's last renewal")
+	f.DurationVar(&o.Leader.RenewDeadline, "renew-deadline", o.Leader.RenewDeadline, "how long the leader leads after its last renewal")
+	f.DurationVar(&o.Leader.RetryPeriod, "retry-period", o.Leader.RetryPeriod, "time between two attempts to get or renew the lease")
+	f.StringVar(&o.Listen, "listen", o.Listen, "address of the HTTP server; by default all addresses of the Pod")
+	f.BoolVar(&o.Pprof, "pprof", false, "serve /debug/pprof to callers from the Pod itself")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; can be changed at /loglevel")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := o.Level.UnmarshalText([]byte(level)); err != nil {
+			return fmt.Errorf("cannot use --log-level: %w; use debug, info, warn or error", err)
+		}
+		var err error
+		if o.Namespace, err = ownNamespace(s.overrides.Context.Namespace); err != nil {
+			return err
+		}
+		if o.Leader.Identity == "" {
+			if o.Leader.Identity = os.Getenv("POD_NAME"); o.Leader.Identity == "" {
+				if o.Leader.Identity, err = os.Hostname(); err != nil {
+					return fmt.Errorf("this replica needs a name: %w; set --identity or POD_NAME", err)
+				}
+			}
+		}
+		if o.Cluster, err = s.config(); err != nil {
+			return err
+		}
+		// Each part paces what it writes; reading is limited by the API server.
+		o.Cluster.QPS = -1
+		if o.Log, err = newLog(o.Level); err != nil {
+			return err
+		}
+		defer func() { _ = o.Log.Sync() }()
+		klog.SetLogger(zapr.NewLogger(o.Log.Named("client-go")))
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(live.GCPercent)
+		}
+		o.Version, o.Rules = version(), reportOptions(nil).Rules
+		o.Look = lookAt(o.Cluster)
+		o.Collector = func(cluster *rest.Config, c config.Config) (service.Collector, error) {
+			return newCollector(cluster, o.Namespace, o.Look, c)
+		}
+		x, err := service.New(o)
+		if err != nil {
+			return err
+		}
+		return x.Run(c.Context(), func(net.Addr) {})
+	}
+	return c
+}
+
+// ownNamespace is the namespace that certherd runs in.
+func ownNamespace(flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	if ns := os.Getenv("POD_NAMESPACE"); ns != "" {
+		return ns, nil
+	}
+	b, err := os.ReadFile(serviceAccountNamespace)
+	if err != nil {
+		return "", fmt.Errorf("it is not known in which namespace certherd runs: set --namespace or POD_NAMESPACE (%w)", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// newLog logs as JSON to standard error, every line of it.
+func newLog(level zap.AtomicLevel) (*zap.Logger, error) {
+	c := zap.NewProductionConfig()
+	c.Level, c.Sampling, c.DisableStacktrace = level, nil, true
+	c.EncoderConfig.TimeKey, c.EncoderConfig.EncodeTime = "time", zapcore.ISO8601TimeEncoder
+	c.EncoderConfig.EncodeDuration = zapcore.SecondsDurationEncoder
+	log, err := c.Build()
+	if err != nil {
+		return nil, fmt.Errorf("cannot log: %w", err)
+	}
+	return log.Named("certherd"), nil
+}
+
+func lookAt(cluster *rest.Config) func(context.Context) (*inventory.Snapshot, error) {
+	return func(ctx context.Context) (*inventory.Snapshot, error) {
+		snapshot, _, err := live.Look(ctx, cluster, live.Options{Proof: true, Now: time.Now})
+		return snapshot, err
+	}
+}
+
+// collector is the Applier of a term.
+type collector struct{ *apply.Applier }
+
+func newCollector(cluster *rest.Config, namespace string, look func(context.Context) (*inventory.Snapshot, error), c config.Config) (service.Collector, error) {
+	o := apply.Defaults()
+	o.Namespace, o.Look, o.Before = namespace, look, leader.Check
+	o.Grace, o.ExpiredGrace = time.Duration(c.GC.GracePeriod), time.Duration(c.GC.ExpiredGracePeriod)
+	o.Keep = max(o.Keep, o.Grace)
+	o.SecretsPerMinute = c.GC.SecretDeletionsPerMinute
+	a, err := apply.New(cluster, o)
+	if err != nil {
+		return nil, err
+	}
+	return collector{a}, nil
+}
+
+func (c collector) Collect(ctx context.Context, cleared gate.Cleared) []service.Outcome {
+	var out []service.Outcome
+	for _, x := range c.Run(ctx, cleared) {
+		out = append(out, service.Outcome{Action: x.Action(), Object: x.Object(), Result: string(x.Status), Why: x.Why})
+	}
+	return out
+}

@@ -1,0 +1,115 @@
+package service
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/report"
+)
+
+// eventsPerRound is the most Events of one round. The rest is counted in one
+// more, on the ConfigMap.
+const eventsPerRound = 20
+
+// events sends Events. client-go's recorder joins equal ones and limits their
+// rate per object.
+type events struct {
+	record.EventRecorder
+	broadcaster record.EventBroadcaster
+}
+
+func newEvents(client kubernetes.Interface) *events {
+	b := record.NewBroadcaster()
+	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	return &events{b.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "certherd"}), b}
+}
+
+func (e *events) stop() { e.broadcaster.Shutdown() }
+
+// ownConfigMap is the object for what concerns certherd itself.
+func (k *keeper) ownConfigMap(c *configuration) *corev1.ObjectReference {
+	ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: k.o.Namespace, Name: k.o.ConfigMap}
+	if c != nil && c.object != nil {
+		ref.UID, ref.ResourceVersion = c.object.UID, c.object.ResourceVersion
+	}
+	return ref
+}
+
+// tellProblem says once what is wrong with a ConfigMap.
+func (k *keeper) tellProblem(c *configuration) {
+	if !k.leads || c == k.told {
+		return
+	}
+	wrong := k.told != nil && k.told.problem != nil
+	k.told = c
+	switch {
+	case c.problem != nil:
+		k.events.Event(k.ownConfigMap(c), corev1.EventTypeWarning, "ConfigurationRefused", sayProblem(c.problem))
+	case wrong && c.object != nil:
+		k.events.Event(k.ownConfigMap(c), corev1.EventTypeNormal, "ConfigurationTakenOver", "The configuration is good again, and in force.")
+	}
+}
+
+// finding tells one finding from others.
+type finding struct {
+	reason string
+	object report.Ref
+}
+
+func (s *Service) seriousOf(r *report.Report) map[finding]bool {
+	out := map[finding]bool{}
+	for _, f := range r.Findings {
+		if s.serious[f.Reason] {
+			out[finding{f.Reason, f.Object}] = true
+		}
+	}
+	return out
+}
+
+// tellFindings sends an Event for each serious finding that the round before
+// did not have.
+func (k *keeper) tellFindings(r *report.Report, s *inventory.Snapshot) {
+	told, more := 0, 0
+	for _, f := range r.Findings {
+		if !k.serious[f.Reason] || k.known[finding{f.Reason, f.Object}] {
+			continue
+		}
+		if told == eventsPerRound {
+			more++
+			continue
+		}
+		told++
+		k.events.Event(reference(s, f.Object), corev1.EventTypeWarning, f.Reason, cut(f.Message, 1000))
+	}
+	if more > 0 {
+		k.events.Event(k.ownConfigMap(k.config.Load()), corev1.EventTypeWarning, "MoreFindings", fmt.Sprintf("The newest round has %d more new findings of serious reasons: see /report.", more))
+	}
+	k.known = k.seriousOf(r)
+}
+
+// reference is an object for an Event, with its UID where there is a record of
+// it, so that kubectl describe shows the Event.
+func reference(s *inventory.Snapshot, x report.Ref) *corev1.ObjectReference {
+	ref := inventory.Ref(x)
+	o := &corev1.ObjectReference{APIVersion: x.Group + "/v1", Kind: x.Kind, Namespace: x.Namespace, Name: x.Name}
+	if x.Group == "" {
+		o.APIVersion = "v1"
+	}
+	if m := s.Secret(ref); m != nil {
+		o.UID = types.UID(m.Version.UID)
+	} else if m := s.Certificate(ref); m != nil {
+		o.UID = types.UID(m.Version.UID)
+	} else if m := s.KnativeCertificate(ref); m != nil {
+		o.UID, o.APIVersion = types.UID(m.Version.UID), x.Group+"/v1alpha1"
+	} else if m := s.Consumer(ref); m != nil {
+		o.UID = types.UID(m.Version.UID)
+	}
+	return o
+}

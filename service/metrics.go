@@ -1,0 +1,116 @@
+package service
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// metrics are those of a replica. What comes from the newest report is made when
+// it is asked for, so that no scrape meets half a report.
+type metrics struct {
+	registry *prometheus.Registry
+	rounds   *prometheus.CounterVec
+	duration prometheus.Histogram
+	actions  *prometheus.CounterVec
+}
+
+func newMetrics(s *Service) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certherd_round_total",
+			Help: "Rounds by result: success, incomplete (not all of what was cleared was done), failed (no look, or no record of it), refused (no plan was safe), skipped (missed for too long).",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "certherd_round_duration_seconds", Help: "How long a round took that did not fail.",
+			Buckets: []float64{0.5, 1, 2.5, 5, 10, 30, 60, 150, 300, 900, 1800},
+		}),
+		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certherd_actions_total", Help: "Steps of changes that this replica was to carry out, by action and result.",
+		}, []string{"action", "result"}),
+	}
+	for _, r := range []string{"success", "incomplete", "failed", "refused", "skipped"} {
+		m.rounds.WithLabelValues(r) // a rate needs the 0 before the first
+	}
+	m.registry.MustRegister(m.rounds, m.duration, m.actions, state{s},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("certherd_"+name, help, labels, nil)
+}
+
+var (
+	descInfo         = describe("build_info", "Always 1, with the version of certherd.", "version")
+	descLeader       = describe("leader", "1 while this replica leads, else 0.")
+	descConfigValid  = describe("config_valid", "1 when the newest ConfigMap is in force, 0 when it was refused.")
+	descConfigTaken  = describe("config_last_success_timestamp_seconds", "When the configuration in force was taken over, Unix time.")
+	descLastRound    = describe("last_round_timestamp_seconds", "When the cluster was last looked at successfully, Unix time.")
+	descFindings     = describe("findings", "Findings of the newest round by reason and verdict (empty for objects that have none).", "reason", "verdict")
+	descCertificates = describe("certificates", "cert-manager Certificates.")
+	descSecrets      = describe("secrets", "Secrets that hold or held a certificate.")
+	descGaps         = describe("gaps", "Kinds of objects that could not be read in full; while there are any, nothing is unused.")
+	descLoaded       = describe("gateway_certificates", "Distinct Secrets that ingress gateways load, now and after all proposed changes.", "when")
+	descMemory       = describe("gateway_memory_bytes", "A gateway's predicted memory: at_rest and churn now, at_rest_after and churn_after all proposed changes, and its limit (0 for none).", "gateway", "kind")
+)
+
+// state collects what is true at this moment.
+type state struct{ *Service }
+
+func (s state) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory,
+	} {
+		ch <- d
+	}
+}
+
+func (s state) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(descInfo, 1, s.o.Version)
+	gauge(descLeader, bit(s.leading.Load()))
+	if c := s.config.Load(); c != nil {
+		gauge(descConfigValid, bit(c.problem == nil))
+		gauge(descConfigTaken, float64(c.taken.UnixMilli())/1000)
+	}
+	p := s.newest.Load()
+	if p == nil {
+		return
+	}
+	r := &p.report
+	gauge(descLastRound, float64(r.TakenAt.UnixMilli())/1000)
+	gauge(descCertificates, float64(r.Summary.Certificates))
+	gauge(descSecrets, float64(r.Summary.Secrets))
+	gauge(descGaps, float64(len(r.Gaps)))
+	gauge(descLoaded, float64(r.Summary.GatewayCertificates.Now), "now")
+	gauge(descLoaded, float64(r.Summary.GatewayCertificates.After), "after")
+	counts := map[[2]string]int{}
+	for _, rule := range s.o.Rules {
+		counts[[2]string{rule.Reason, ""}] = 0
+	}
+	for _, f := range r.Findings {
+		counts[[2]string{f.Reason, f.Verdict}]++
+	}
+	for k, n := range counts {
+		gauge(descFindings, float64(n), k[0], k[1])
+	}
+	const mib = 1 << 20
+	for _, g := range r.Gateways {
+		name := g.Object.String()
+		gauge(descMemory, g.MemoryMiB.Now*mib, name, "at_rest")
+		gauge(descMemory, g.MemoryMiB.After*mib, name, "at_rest_after")
+		gauge(descMemory, g.MemoryMiB.ChurnNow*mib, name, "churn")
+		gauge(descMemory, g.MemoryMiB.ChurnAfter*mib, name, "churn_after")
+		gauge(descMemory, g.MemoryMiB.Limit*mib, name, "limit")
+	}
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

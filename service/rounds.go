@@ -1,0 +1,172 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/controller"
+	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/leader"
+	"github.com/certherd/certherd/report"
+)
+
+// keep keeps rounds until ctx ends: those that are due, one at the beginning,
+// and one when the configuration has changed, which carries nothing out unless
+// it is due, too.
+func (s *Service) keep(ctx context.Context, leads bool) {
+	k := keeper{Service: s, leads: leads, wanted: true}
+	if leads {
+		k.begin(ctx)
+	}
+	for ctx.Err() == nil {
+		k.step(ctx)
+	}
+}
+
+// keeper keeps the rounds of one term, or of a time as follower.
+type keeper struct {
+	*Service
+	leads     bool
+	wanted    bool      // a round that no schedule asks for
+	notBefore time.Time // when the next such round may begin
+	failures  int
+	told      *configuration   // whose problem an Event has told of
+	known     map[finding]bool // serious findings of the round before
+	collector Collector
+	collects  *configuration // that the collector was made for
+}
+
+// longest is the longest wait: clocks are set, and machines sleep.
+const longest = time.Minute
+
+// step does what is due, and waits for what comes next.
+func (k *keeper) step(ctx context.Context) {
+	c := k.config.Load()
+	k.tellProblem(c)
+	now := time.Now()
+	due, skipped := c.Due(k.last, now)
+	for _, r := range skipped {
+		k.log.Warn("round skipped", zap.String("rule", string(r.Rule)), zap.Time("due", r.At), zap.Stringer("what", r))
+		k.metrics.rounds.WithLabelValues("skipped").Inc()
+		k.last[r.Rule] = now
+	}
+	wait := longest
+	for _, r := range c.Next(k.last, now) {
+		wait = min(wait, r.At.Sub(now))
+	}
+	if len(due) > 0 || k.wanted {
+		early := k.notBefore.Sub(now)
+		if early <= 0 || len(due) > 0 && k.failures == 0 {
+			k.wanted = false
+			if err := k.round(ctx, c, due, now); err != nil && ctx.Err() == nil {
+				k.wanted = true
+				k.failures++
+				k.log.Error("round failed", zap.Error(err))
+				k.metrics.rounds.WithLabelValues("failed").Inc()
+			} else if err == nil {
+				k.failures = 0
+			}
+			pause := k.o.Pause << min(k.failures, 5)
+			k.notBefore = time.Now().Add(pause)
+			return
+		}
+		wait = min(wait, early)
+	}
+	t := time.NewTimer(max(wait, time.Millisecond))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-k.changed:
+		k.wanted = true
+	}
+}
+
+// round looks, decides, tells, and has done what is cleared. An error says that
+// it did not come so far that it counts.
+func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round, now time.Time) error {
+	k.began.Store(now.UnixNano())
+	defer k.began.Store(0)
+	looking, cancel := context.WithTimeoutCause(ctx, k.o.RoundTimeout, fmt.Errorf("the look took longer than %s", k.o.RoundTimeout))
+	snapshot, err := k.o.Look(looking)
+	if err != nil && looking.Err() != nil {
+		err = errors.Join(context.Cause(looking), err)
+	}
+	cancel()
+	if err != nil {
+		return fmt.Errorf("cannot look at the cluster: %w", err)
+	}
+	o := controller.Options{GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
+	r, p, err := controller.RunOnce(snapshot, o)
+	if err != nil {
+		// A defect of ours: it is told, and nothing is proposed.
+		k.log.Error("plan refused", zap.Error(err))
+		k.metrics.rounds.WithLabelValues("refused").Inc()
+		p.Changes = nil
+	}
+	// The same question gets the same answer as in RunOnce.
+	cleared, held := o.Gate.Decide(p, snapshot, snapshot.Taken)
+	k.newest.Store(&published{report: r, options: report.Options{Rules: k.o.Rules, Version: k.o.Version}})
+	last := maps.Clone(k.last)
+	for _, d := range due {
+		last[d.Rule] = now
+	}
+	result := "success"
+	if k.leads {
+		// What is not noted is not begun: another leader would begin it again.
+		if err := k.store(ctx, &r, last); err != nil {
+			return fmt.Errorf("cannot keep the report: %w", err)
+		}
+		k.last = last
+		k.tellFindings(&r, snapshot)
+		if !k.collect(ctx, c, cleared) {
+			result = "incomplete"
+		}
+	}
+	k.last = last
+	k.metrics.rounds.WithLabelValues(result).Inc()
+	k.metrics.duration.Observe(time.Since(now).Seconds())
+	k.log.Info("round finished", zap.String("result", result), zap.Duration("duration", time.Since(now)), zap.Int("due", len(due)),
+		zap.Int("findings", len(r.Findings)), zap.Int("cleared", len(cleared.Changes())), zap.Int("held", len(held)),
+		zap.Int("certificates", r.Summary.Certificates), zap.Int("secrets", r.Summary.Secrets), zap.Int("gaps", len(r.Gaps)))
+	return nil
+}
+
+// collect has done what is cleared, and reports whether all of it was.
+func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cleared) bool {
+	changes := cleared.Changes()
+	if len(changes) == 0 {
+		return true
+	}
+	if k.o.Collector == nil {
+		k.log.Warn("nothing carried out, because this certherd only reports", zap.Int("changes", len(changes)))
+		return false
+	}
+	if err := leader.Check(ctx); err != nil {
+		k.log.Warn("nothing carried out", zap.Error(err))
+		return false
+	}
+	if k.collects == nil || k.collects.taken != c.taken {
+		collector, err := k.o.Collector(k.writer, c.Config)
+		if err != nil {
+			k.log.Error("nothing carried out", zap.Error(err))
+			return false
+		}
+		k.collector, k.collects = collector, c
+	}
+	all := true
+	for _, x := range k.collector.Collect(ctx, cleared) {
+		result := strings.ReplaceAll(x.Result, " ", "_")
+		k.metrics.actions.WithLabelValues(string(x.Action), result).Inc()
+		k.log.Info("step", zap.String("action", string(x.Action)), zap.Stringer("object", x.Object), zap.String("result", result), zap.String("why", x.Why))
+		all = all && x.Why == ""
+	}
+	return all
+}
