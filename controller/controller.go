@@ -47,14 +47,7 @@ func (o Options) reports(s *inventory.Snapshot, ref inventory.Ref) bool {
 	if o.Selector == nil || o.Selector.Empty() {
 		return true
 	}
-	var m *inventory.Meta
-	if x := s.Secret(ref); x != nil {
-		m = &x.Meta
-	} else if x := s.Certificate(ref); x != nil {
-		m = &x.Meta
-	} else if x := s.KnativeCertificate(ref); x != nil {
-		m = &x.Meta
-	}
+	m := s.Judged(ref)
 	if m == nil {
 		return false
 	}

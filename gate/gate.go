@@ -441,14 +441,8 @@ func unretires(c plan.Change) bool {
 
 // meta is what is known of an object, nil when nothing is.
 func (d *decision) meta(ref inventory.Ref) *inventory.Meta {
-	if x := d.s.Secret(ref); x != nil {
-		return &x.Meta
-	}
-	if x := d.s.Certificate(ref); x != nil {
-		return &x.Meta
-	}
-	if x := d.s.KnativeCertificate(ref); x != nil {
-		return &x.Meta
+	if m := d.s.Judged(ref); m != nil {
+		return m
 	}
 	if x := d.s.Consumer(ref); x != nil {
 		return &x.Meta

@@ -113,17 +113,17 @@ func (s *Snapshot) indexOwners() {
 			wanted[o.Ref] = true
 		}
 	}
-	s.eachMeta(want)
+	s.EachMeta(want)
 	s.living = map[Ref]string{}
-	s.eachMeta(func(m *Meta) {
+	s.EachMeta(func(m *Meta) {
 		if wanted[m.Ref] {
 			s.living[m.Ref] = m.Version.UID
 		}
 	})
 }
 
-// eachMeta visits the metadata of every record.
-func (s *Snapshot) eachMeta(visit func(*Meta)) {
+// EachMeta visits the metadata of every record.
+func (s *Snapshot) EachMeta(visit func(*Meta)) {
 	for i := range s.Secrets {
 		visit(&s.Secrets[i].Meta)
 	}
@@ -217,6 +217,21 @@ func (s *Snapshot) KnativeCertificate(ref Ref) *KnativeCertificate {
 func (s *Snapshot) Issuer(ref IssuerRef) *Issuer {
 	if i, ok := s.issuers[ref]; ok {
 		return &s.Issuers[i]
+	}
+	return nil
+}
+
+// Judged returns the metadata of an object that gets a verdict: a Secret with a
+// certificate, a Certificate or a Knative Certificate; nil if there is none.
+func (s *Snapshot) Judged(ref Ref) *Meta {
+	if x := s.Secret(ref); x != nil {
+		return &x.Meta
+	}
+	if x := s.Certificate(ref); x != nil {
+		return &x.Meta
+	}
+	if x := s.KnativeCertificate(ref); x != nil {
+		return &x.Meta
 	}
 	return nil
 }

@@ -279,43 +279,12 @@ func (w *Writer) missing(s *inventory.Snapshot) []inventory.Gap {
 			count[gapKind(m.Ref.Group, m.Ref.Kind)]++
 		}
 	}
-	records(s, see)
+	s.EachMeta(see)
 	var out []inventory.Gap
 	for _, kind := range sortedKeys(count) {
 		out = append(out, inventory.Gap{Kind: kind, Reason: fmt.Sprintf("%d objects are missing in the dump", count[kind])})
 	}
 	return out
-}
-
-// records visits the metadata of every record.
-func records(s *inventory.Snapshot, visit func(*inventory.Meta)) {
-	for i := range s.Secrets {
-		visit(&s.Secrets[i].Meta)
-	}
-	for i := range s.Certificates {
-		visit(&s.Certificates[i].Meta)
-	}
-	for i := range s.KnativeCertificates {
-		visit(&s.KnativeCertificates[i].Meta)
-	}
-	for i := range s.Requests {
-		visit(&s.Requests[i].Meta)
-	}
-	for i := range s.Issuers {
-		visit(&s.Issuers[i].Meta)
-	}
-	for i := range s.Consumers {
-		visit(&s.Consumers[i].Meta)
-	}
-	for i := range s.Routes {
-		visit(&s.Routes[i].Meta)
-	}
-	for i := range s.Namespaces {
-		visit(&s.Namespaces[i].Meta)
-	}
-	for i := range s.Workloads {
-		visit(&s.Workloads[i].Meta)
-	}
 }
 
 // references writes the edges that reading the objects of the dump does not
