@@ -207,6 +207,8 @@ func TestDecide(t *testing.T) {
 		"requests are no share":            {budget(9, 0.0001), plan.Plan{Changes: []plan.Change{residue(), orphan("orphan-01")}}, nil, "id-old id-orphan-01"},
 		"a Certificate and Secret are one": {budget(1, 1), plan.Plan{Changes: []plan.Change{certificate()}}, nil, "id-web"},
 
+		"what two take away counts once": {budget(1, 1), plan.Plan{Changes: []plan.Change{orphan("orphan-01"), func() plan.Change { c := orphan("orphan-01"); c.ID = "id-second"; return c }()}}, nil, "id-orphan-01 id-second"},
+
 		"the breaker trips":     {share(0.18), three, nil, "; this round would take away 3 of 16 certificates (18.8%), and more than 18% at once needs a person: look at the whole plan and approve it (digest " + three.Digest()[:12] + "), or raise maxShare"},
 		"just below the share":  {share(3.0 / 16), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
 		"a person has seen it":  {share(0.18, gate.Approval{ID: gate.WholePlan, Digest: three.Digest()}), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
@@ -336,6 +338,42 @@ func TestWindowsAcrossClockChanges(t *testing.T) {
 	} {
 		if _, open := w.Open(tc.at); open != tc.open {
 			t.Errorf("%s: open is %v", name, open)
+		}
+	}
+}
+
+// TestOptOutsReachWhatGoesAlong: a change is held, too, by an opt-out of what it
+// does not name in a step, but would leave without renewal or take along.
+func TestOptOutsReachWhatGoesAlong(t *testing.T) {
+	crt, kcert, secret := inventory.CertificateRef("team", "x"), inventory.KnativeCertificateRef("team", "x"), inventory.SecretRef("team", "x")
+	remove := func(ref inventory.Ref) plan.Change {
+		return plan.Change{ID: "id", Why: plan.Finding{Reason: plan.OrphanedCertificate, Object: ref, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Delete, Object: ref}}}
+	}
+	leave := plan.Change{ID: "id", Why: plan.Finding{Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: "team"}, Verdict: inventory.Used},
+		Steps: []plan.Step{{Action: plan.Switch, Object: ingress, From: secret, To: inventory.SecretRef("team", "wild")}}}
+	for name, tc := range map[string]struct {
+		ignored inventory.Ref
+		change  plan.Change
+	}{
+		"the Secret that a Certificate renews":          {secret, remove(crt)},
+		"the Certificate that goes with a KCertificate": {crt, remove(kcert)},
+		"the Secret that a consumer leaves":             {secret, leave},
+	} {
+		for _, ignored := range []inventory.Ref{tc.ignored, {}} {
+			meta := func(ref inventory.Ref) inventory.Meta { return inventory.Meta{Ref: ref, Ignore: ref == ignored} }
+			s := inventory.New(noon, inventory.Objects{
+				Secrets:             []inventory.Secret{{Meta: meta(secret), Managed: true}},
+				Certificates:        []inventory.Certificate{{Meta: meta(crt), Secret: secret}},
+				KnativeCertificates: []inventory.KnativeCertificate{{Meta: meta(kcert), Secret: secret}},
+				Consumers:           []inventory.Consumer{{Meta: meta(ingress)}},
+			}, nil, nil)
+			cleared, held := enforcing().Decide(plan.Plan{Changes: []plan.Change{tc.change}}, s, noon)
+			switch {
+			case ignored.IsZero() && len(cleared.Changes()) != 1:
+				t.Errorf("%s: without the opt-out it is held: %s", name, held[0].Why)
+			case !ignored.IsZero() && (len(held) != 1 || held[0].Cause != gate.OptedOut):
+				t.Errorf("%s: the opt-out does not hold: %+v", name, held)
+			}
 		}
 	}
 }
