@@ -86,12 +86,29 @@ func (k *keeper) tellFindings(r *report.Report, s *inventory.Snapshot) {
 			continue
 		}
 		told++
-		k.events.Event(reference(s, f.Object), corev1.EventTypeWarning, f.Reason, cut(f.Message, 1000))
+		o, message := concerned(s, f)
+		k.events.Event(o, corev1.EventTypeWarning, f.Reason, cut(message, 1000))
 	}
 	if more > 0 {
 		k.events.Event(k.ownConfigMap(k.config.Load()), corev1.EventTypeWarning, "MoreFindings", fmt.Sprintf("The newest round has %d more new findings of serious reasons: see /report.", more))
 	}
 	k.known = k.seriousOf(r)
+}
+
+// concerned is the object that a finding is told of, and the message: nobody looks
+// at one that does not exist, so that such a finding is told of the first that
+// has to do with it.
+func concerned(s *inventory.Snapshot, f report.Finding) (*corev1.ObjectReference, string) {
+	o := reference(s, f.Object)
+	if o.UID != "" {
+		return o, f.Message
+	}
+	for _, x := range f.Related {
+		if r := reference(s, x); r.UID != "" {
+			return r, f.Object.String() + ": " + f.Message
+		}
+	}
+	return o, f.Message
 }
 
 // reference is an object for an Event, with its UID where there is a record of
