@@ -129,7 +129,8 @@ type GC struct {
 	// before it is deleted; until then `certherd undo` brings everything back
 	// without a new order. disabled: it is marked, and never deleted.
 	GracePeriod Duration `yaml:"gracePeriod" min:"0s" max:"8760h" off:"never deleted"`
-	// ExpiredGracePeriod is the same for a certificate that has expired.
+	// ExpiredGracePeriod is the same for a certificate that has expired. Where it
+	// is not said, it is no longer than gracePeriod and no shorter than minAge.
 	ExpiredGracePeriod Duration `yaml:"expiredGracePeriod" min:"0s" max:"8760h" off:"never deleted"`
 	// SecretDeletionsPerMinute is the most Secrets deleted in a minute, evenly
 	// spread. Kourier sends its whole configuration to every gateway for each

@@ -67,6 +67,10 @@ func parse(doc []byte) (Config, Errors) {
 	if root != nil {
 		d.decode(root, reflect.ValueOf(&c).Elem(), "")
 	}
+	if _, said := d.lines["gc.expiredGracePeriod"]; !said {
+		g := &c.GC
+		g.ExpiredGracePeriod = max(g.MinAge, min(g.ExpiredGracePeriod, g.GracePeriod))
+	}
 	broken := map[string]bool{}
 	for _, e := range d.errs {
 		broken[e.Path] = true

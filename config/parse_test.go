@@ -184,6 +184,25 @@ func TestDurationsAreWrittenShort(t *testing.T) {
 	}
 }
 
+func TestExpiredGracePeriodFollowsTheOthers(t *testing.T) {
+	for doc, want := range map[string]string{
+		"gc: {gracePeriod: 1h}":               "1h",
+		"gc: {gracePeriod: 100h}":             "24h",
+		"gc: {gracePeriod: disabled}":         "24h",
+		"gc: {minAge: 30h}":                   "30h",
+		"gc: {gracePeriod: 0, minAge: 0}":     "0s",
+		"gc: {expiredGracePeriod: 5m}":        "5m",
+		"batch: {schedule: '@every 10m'}":     "24h",
+		"gc: {expiredGracePeriod: 168h}":      "168h",
+		"gc: {minAge: 0, requestAge: 0s}":     "24h",
+		"gc: {gracePeriod: 5m, minAge: 300s}": "5m",
+	} {
+		if c, err := Parse([]byte(doc)); err != nil || c.GC.ExpiredGracePeriod.String() != want {
+			t.Errorf("%s: %s, %v; want %s", doc, c.GC.ExpiredGracePeriod, err, want)
+		}
+	}
+}
+
 func TestWindowsAreLimited(t *testing.T) {
 	file := func(n int) []byte {
 		return []byte("gc:\n  windows:\n" + strings.Repeat("  - {schedule: '0 22 * * *', duration: 1m}\n", n) + "  schedule: '0 22 * * *'\n")

@@ -189,8 +189,7 @@ func keyTables(t *testing.T, docs map[string]string) string {
 	rules := []string{"gc", "consolidate", "batch"}
 	// table writes the keys of a type that are no sections. at are the places
 	// where it stands; none for what stands in lists.
-	var table func(typ reflect.Type, prefix string, at ...reflect.Value)
-	table = func(typ reflect.Type, prefix string, at ...reflect.Value) {
+	table := func(typ reflect.Type, prefix string, at ...reflect.Value) {
 		b.WriteString("\n| Key | Values | Default | Meaning |\n| --- | --- | --- | --- |\n")
 		var rows func(typ reflect.Type, prefix string, at []reflect.Value)
 		rows = func(typ reflect.Type, prefix string, at []reflect.Value) {

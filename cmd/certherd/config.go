@@ -46,7 +46,7 @@ Exit codes: 0 fine, 1 something is wrong.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s is right:", file)
+		fmt.Fprintf(c.OutOrStdout(), "%s is right:", shown(file))
 		rules := x.Rules()
 		for i, name := range gate.Rules() {
 			if i > 0 {
@@ -115,17 +115,23 @@ func configDefaultCommand() *cobra.Command {
 	}
 }
 
+// shown is how a file is called in messages.
+func shown(file string) string {
+	if file == "-" {
+		return "standard input"
+	}
+	return file
+}
+
 // readConfig reads a file and writes everything that is wrong with it to
 // stderr, a line each: file:line: what.
 func readConfig(name string, stdin io.Reader, stderr io.Writer) (config.Config, error) {
-	var file []byte
-	var err error
+	read := func() ([]byte, error) { return os.ReadFile(name) }
 	if name == "-" {
-		name = "standard input"
-		file, err = io.ReadAll(stdin)
-	} else {
-		file, err = os.ReadFile(name)
+		read = func() ([]byte, error) { return io.ReadAll(stdin) }
 	}
+	name = shown(name)
+	file, err := read()
 	if err != nil {
 		return config.Config{}, fmt.Errorf("cannot read the configuration: %w", err)
 	}
