@@ -1,9 +1,11 @@
 package service
 
 import (
+	"context"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -18,20 +20,39 @@ import (
 // more, on the ConfigMap.
 const eventsPerRound = 20
 
-// events sends Events. client-go's recorder joins equal ones and limits their
-// rate per object.
+// events sends Events during a term. client-go's recorder joins equal ones and
+// limits their rate per object.
 type events struct {
 	record.EventRecorder
 	broadcaster record.EventBroadcaster
 }
 
-func newEvents(client kubernetes.Interface) *events {
+func newEvents(term context.Context, guarded kubernetes.Interface) *events {
 	b := record.NewBroadcaster()
-	b.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
+	b.StartRecordingToSink(sink{guarded.CoreV1(), term})
 	return &events{b.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "certherd"}), b}
 }
 
 func (e *events) stop() { e.broadcaster.Shutdown() }
+
+// sink writes Events with the context of a term, so that the guard lets them
+// pass, and stops them afterwards.
+type sink struct {
+	client typedcorev1.EventsGetter
+	term   context.Context
+}
+
+func (s sink) Create(e *corev1.Event) (*corev1.Event, error) {
+	return s.client.Events(e.Namespace).Create(s.term, e, metav1.CreateOptions{})
+}
+
+func (s sink) Update(e *corev1.Event) (*corev1.Event, error) {
+	return s.client.Events(e.Namespace).Update(s.term, e, metav1.UpdateOptions{})
+}
+
+func (s sink) Patch(e *corev1.Event, data []byte) (*corev1.Event, error) {
+	return s.client.Events(e.Namespace).Patch(s.term, e.Name, types.StrategicMergePatchType, data, metav1.PatchOptions{})
+}
 
 // ownConfigMap is the object for what concerns certherd itself.
 func (k *keeper) ownConfigMap(c *configuration) *corev1.ObjectReference {

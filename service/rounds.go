@@ -23,6 +23,8 @@ import (
 func (s *Service) keep(ctx context.Context, leads bool) {
 	k := keeper{Service: s, leads: leads, wanted: true}
 	if leads {
+		k.events = newEvents(ctx, s.guarded)
+		defer k.events.stop()
 		k.begin(ctx)
 	}
 	for ctx.Err() == nil {
@@ -34,6 +36,7 @@ func (s *Service) keep(ctx context.Context, leads bool) {
 type keeper struct {
 	*Service
 	leads     bool
+	events    *events   // nil unless it leads
 	wanted    bool      // a round that no schedule asks for
 	notBefore time.Time // when the next such round may begin
 	failures  int
@@ -105,11 +108,11 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	o := controller.Options{GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
 	r, p, err := controller.RunOnce(snapshot, o)
+	result := "success"
 	if err != nil {
 		// A defect of ours: it is told, and nothing is proposed.
 		k.log.Error("plan refused", zap.Error(err))
-		k.metrics.rounds.WithLabelValues("refused").Inc()
-		p.Changes = nil
+		result, p.Changes = "refused", nil
 	}
 	// The same question gets the same answer as in RunOnce.
 	cleared, held := o.Gate.Decide(p, snapshot, snapshot.Taken)
@@ -118,7 +121,6 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	for _, d := range due {
 		last[d.Rule] = now
 	}
-	result := "success"
 	if k.leads {
 		// What is not noted is not begun: another leader would begin it again.
 		if err := k.store(ctx, &r, last); err != nil {
@@ -126,7 +128,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		}
 		k.last = last
 		k.tellFindings(&r, snapshot)
-		if !k.collect(ctx, c, cleared) {
+		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, cleared) {
 			result = "incomplete"
 		}
 	}
@@ -139,14 +141,21 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	return nil
 }
 
-// collect has done what is cleared, and reports whether all of it was.
-func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cleared) bool {
-	changes := cleared.Changes()
-	if len(changes) == 0 {
-		return true
+// acts reports whether any rule does more than to report.
+func acts(c config.Config) bool {
+	for _, r := range c.Rules() {
+		if r.Mode != gate.Audit {
+			return true
+		}
 	}
+	return false
+}
+
+// collect has done what is cleared, and reports whether all of it was. Where
+// nothing is, the Collector ends what a leader before has left half done.
+func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cleared) bool {
 	if k.o.Collector == nil {
-		k.log.Warn("nothing carried out, because this certherd only reports", zap.Int("changes", len(changes)))
+		k.log.Warn("nothing carried out, because this certherd only reports", zap.Int("changes", len(cleared.Changes())))
 		return false
 	}
 	if err := leader.Check(ctx); err != nil {

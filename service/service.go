@@ -158,7 +158,6 @@ func (s *Service) Run(ctx context.Context, started func(net.Addr)) error {
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	s.events = newEvents(s.client)
 	errs := make(chan error, 2)
 	var parts sync.WaitGroup
 	parts.Go(func() {
@@ -186,7 +185,6 @@ func (s *Service) Run(ctx context.Context, started func(net.Addr)) error {
 	case <-t.C:
 		return fmt.Errorf("something was still going on %s after the end had begun: the lease was not given up and will run out", s.o.Ending)
 	}
-	s.events.stop()
 	s.log.Info("ended")
 	select {
 	case err := <-errs:
