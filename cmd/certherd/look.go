@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -103,6 +104,8 @@ func (s *source) look(ctx context.Context, stderr io.Writer, each func(group, ve
 	if err != nil {
 		return nil, err
 	}
+	// What a look leaves behind is small, what it reads on the way is not.
+	debug.SetGCPercent(live.GCPercent)
 	progress := newProgress(stderr, s.quiet)
 	snapshot, _, err := live.Look(ctx, cfg, live.Options{
 		Namespaces: s.namespaces(),
