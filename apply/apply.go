@@ -62,22 +62,24 @@ type Options struct {
 	Look func(context.Context) (*inventory.Snapshot, error)
 
 	// Grace is how long a retired Secret is kept, ExpiredGrace how long one whose
-	// certificate has expired.
+	// certificate has expired. The largest Duration is for ever.
 	Grace, ExpiredGrace time.Duration
-	// Keep is how long the journal remembers what was done.
+	// Keep is how long the journal remembers what was done. It should be Grace at
+	// least: as long as a Secret is kept, its Certificate can be brought back.
 	Keep time.Duration
 	// JournalBytes is the most that one ConfigMap of the journal holds, and
 	// JournalParts how many there are at most. A full journal stops removal
 	// until entries are older than Keep.
 	JournalBytes, JournalParts int
 	// SecretsPerMinute is how many Secrets are marked, unmarked or deleted in one
-	// minute: net-kourier takes each such event of a Secret that it ever
-	// served for a reason to send all listeners to Envoy again.
+	// minute, evenly spread: net-kourier takes each such event of a Secret that it
+	// served lately for a reason to send all listeners to Envoy again
+	// (pkg/reconciler/ingress/controller.go there, the Secret informer's handler).
 	SecretsPerMinute int
 	// BatchSize is the most objects that one look is for.
 	BatchSize int
 	// Fresh is how old a look may be when the last object of its batch is
-	// written to.
+	// written to. A batch of Secrets is as long as their pace allows in that time.
 	Fresh time.Duration
 	// Settle is how long to wait until what belonged to a removed object is gone, too,
 	// before its Secret is looked at.
@@ -101,7 +103,7 @@ func Defaults() Options {
 		Grace: 168 * time.Hour, ExpiredGrace: 24 * time.Hour, Keep: 168 * time.Hour,
 		JournalBytes: 512 << 10, JournalParts: 16,
 		SecretsPerMinute: 30, BatchSize: 100,
-		Fresh: time.Minute, Settle: 30 * time.Second, MaxSkew: 5 * time.Minute,
+		Fresh: 30 * time.Second, Settle: 30 * time.Second, MaxSkew: 5 * time.Minute,
 	}
 }
 
@@ -113,7 +115,7 @@ func (o Options) Check(bad func(field, why string)) {
 		value time.Duration
 		least time.Duration
 	}{
-		{"grace", o.Grace, time.Hour}, {"expiredGrace", o.ExpiredGrace, time.Hour}, {"keep", o.Keep, o.Grace},
+		{"grace", o.Grace, 0}, {"expiredGrace", o.ExpiredGrace, 0}, {"keep", o.Keep, time.Minute},
 		{"fresh", o.Fresh, time.Second}, {"settle", o.Settle, 0}, {"maxSkew", o.MaxSkew, 0},
 	} {
 		if d.value < d.least {
@@ -204,7 +206,7 @@ func New(cfg *rest.Config, o Options) (*Applier, error) {
 	j.bytes, j.parts = o.JournalBytes, o.JournalParts
 	return &Applier{
 		o: o, cluster: c, journal: j,
-		budget: rate.NewLimiter(rate.Limit(float64(o.SecretsPerMinute)/60), o.SecretsPerMinute),
+		budget: rate.NewLimiter(rate.Limit(float64(o.SecretsPerMinute)/60), 1),
 	}, nil
 }
 
@@ -244,12 +246,12 @@ func (a *Applier) Run(ctx context.Context, cleared gate.Cleared) []Outcome {
 			break
 		}
 		if secrets {
-			n, err := a.await(ctx, len(batch))
-			if err != nil {
+			batch = batch[:min(len(batch), r.pace())]
+			// The look is to come after the wait, not before it.
+			if err := r.await(ctx); err != nil {
 				r.stop(Later, err.Error())
 				break
 			}
-			batch = batch[:n]
 		}
 		r.batch(ctx, batch)
 	}
@@ -257,22 +259,24 @@ func (a *Applier) Run(ctx context.Context, cleared gate.Cleared) []Outcome {
 	return r.outcomes()
 }
 
-// await waits until Secrets may be written to, and returns how many: as many as
-// can be had at once, so that one look is for many.
-func (a *Applier) await(ctx context.Context, wanted int) (int, error) {
-	n := min(wanted, a.budget.Burst())
-	for {
-		now := a.o.Clock.Now()
-		reservation := a.budget.ReserveN(now, n)
-		wait := reservation.DelayFrom(now)
-		if wait == 0 {
-			return n, nil
-		}
-		reservation.CancelAt(now)
-		if err := a.sleep(ctx, wait); err != nil {
-			return 0, fmt.Errorf("only %d Secrets are written to in a minute, and the round has ended: %w", a.o.SecretsPerMinute, err)
-		}
+// pace is how many Secrets can be written to while a look is fresh, with a
+// quarter of that time to spare.
+func (a *Applier) pace() int {
+	return 1 + int((a.o.Fresh*3/4)*time.Duration(a.o.SecretsPerMinute)/time.Minute)
+}
+
+// await waits until a Secret may be written to.
+func (a *Applier) await(ctx context.Context) error {
+	now := a.o.Clock.Now()
+	tokens := a.budget.TokensAt(now)
+	if tokens >= 1 {
+		return nil
 	}
+	wait := time.Duration((1 - tokens) * float64(time.Minute) / float64(a.o.SecretsPerMinute))
+	if err := a.sleep(ctx, wait.Round(time.Millisecond)+time.Millisecond); err != nil {
+		return fmt.Errorf("only %d Secrets are written to in a minute, and the round has ended: %w", a.o.SecretsPerMinute, err)
+	}
+	return nil
 }
 
 func (a *Applier) sleep(ctx context.Context, d time.Duration) error {
@@ -581,10 +585,16 @@ func (r *round) write(ctx context.Context, it *item, looked time.Time, skew stri
 	if err := ctx.Err(); err != nil {
 		return Later, fmt.Sprintf("the round has ended: %v", context.Cause(ctx))
 	}
+	st := it.step
+	if kindOf(st.Object) == secretKind {
+		if err := r.await(ctx); err != nil {
+			return Later, err.Error()
+		}
+		r.budget.AllowN(r.o.Clock.Now(), 1)
+	}
 	if r.stale(looked) {
 		return Later, fmt.Sprintf("the look is more than %s old by now", r.o.Fresh)
 	}
-	st := it.step
 	r.fault("08 about to write")
 	var err error
 	switch {

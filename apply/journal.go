@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/rand"
+	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -37,8 +38,7 @@ const maxJournalBytes = 1 << 20 * 3 / 4
 
 const (
 	journalPrefix = "certherd-journal-"
-	journalKey    = "entries.jsonl.gz"
-	journalAbout  = "What certherd has done, and what it needs to undo it. `certherd history` shows it."
+	journalKey    = "entries.jsonl.gz.base32"
 	// unpackedLimit is the most that one part may unpack to.
 	unpackedLimit = 256 << 20
 )
@@ -112,9 +112,11 @@ func (e *Entry) end(s State, now time.Time) {
 }
 
 // Journal is kept in ConfigMaps of certherd's namespace: JSON, one entry a line,
-// compressed. Compression is more than thrift: the conservative scan takes
-// every name in a ConfigMap for a reference, and a journal in plain text would
-// keep alive for ever what it tells the removal of.
+// compressed (gzip), in base32 (RFC 4648; `base32 -d | zcat` reads it). That is more
+// than thrift: the conservative scan takes every name in a ConfigMap for a
+// reference, and a journal in plain text would keep alive for ever what it
+// tells the removal of. In base32 it is one single word, in which no name
+// stands by itself, not even by chance as in binary data.
 //
 // Entries are added to the last part, with its resourceVersion as the
 // precondition. So of two programs that both believe to lead, one cannot store
@@ -183,7 +185,7 @@ func (j *Journal) load(ctx context.Context) error {
 	loaded := []*part{}
 	for i := range list.Items {
 		o := &list.Items[i]
-		entries, err := unpack(o.BinaryData[journalKey])
+		entries, err := unpack([]byte(o.Data[journalKey]))
 		if err != nil {
 			return fmt.Errorf("cannot read ConfigMap %s/%s of the journal: %w; move it away (remove its label %s) to go on without it", o.Namespace, o.Name, err, JournalLabel)
 		}
@@ -293,8 +295,7 @@ func (j *Journal) store(ctx context.Context) (at time.Time, err error) {
 		if err != nil {
 			return at, err
 		}
-		p.object.Data = map[string]string{"about": journalAbout}
-		p.object.BinaryData = map[string][]byte{journalKey: b}
+		p.object.Data = map[string]string{journalKey: string(b)}
 		var stored *corev1.ConfigMap
 		if p.object.ResourceVersion == "" {
 			stored, err = j.api.Create(ctx, p.object, metav1.CreateOptions{FieldManager: fieldManager})
@@ -344,7 +345,8 @@ func (j *Journal) prune(ctx context.Context, before time.Time) error {
 
 func pack(entries []*Entry) ([]byte, error) {
 	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
+	text := base32.NewEncoder(base32.StdEncoding, &b)
+	z := gzip.NewWriter(text)
 	enc := json.NewEncoder(z)
 	enc.SetEscapeHTML(false)
 	for _, e := range entries {
@@ -355,6 +357,9 @@ func pack(entries []*Entry) ([]byte, error) {
 	if err := z.Close(); err != nil {
 		return nil, err
 	}
+	if err := text.Close(); err != nil {
+		return nil, err
+	}
 	return b.Bytes(), nil
 }
 
@@ -362,7 +367,7 @@ func unpack(b []byte) ([]*Entry, error) {
 	if len(b) == 0 {
 		return nil, errors.New("it has no " + journalKey)
 	}
-	z, err := gzip.NewReader(bytes.NewReader(b))
+	z, err := gzip.NewReader(base32.NewDecoder(base32.StdEncoding, bytes.NewReader(b)))
 	if err != nil {
 		return nil, err
 	}
