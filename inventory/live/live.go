@@ -40,7 +40,7 @@ type Options struct {
 	// when 0.
 	Timeout time.Duration
 	// Compress asks the API server for gzip. It spares nine tenths of the
-	// traffic and costs both sides more time than a fast link needs for it
+	// traffic and costs more time than a fast link needs for it
 	// (docs/performance.md).
 	Compress bool
 	// Progress, when set, is called from time to time, by one goroutine at a time.
