@@ -26,9 +26,9 @@ import (
 type Options struct {
 	// Namespaces is where lists are tried when the whole cluster may not be
 	// listed. What could not be listed cluster-wide stays a Gap, for a reference
-	// may come from any namespace. A caller judges the objects of these
-	// namespaces only (see inventory.Scope); where the whole cluster may be
-	// listed, it is looked at all the same.
+	// may come from any namespace. Where the whole cluster may be listed, it is
+	// looked at all the same: to report on some namespaces or labels only is the
+	// caller's choice among what was judged.
 	Namespaces []string
 	// Proof asks for the conservative scan of every kind that the API server
 	// can list. Without it, each kind that was passed over is a Gap, and so
