@@ -103,7 +103,6 @@ type Service struct {
 	began   atomic.Int64 // when the round that is under way began, Unix time in ns; 0 when none is
 	ending  atomic.Bool
 
-	events  *events
 	serious map[string]bool
 
 	// What follows belongs to the goroutine that keeps rounds.
