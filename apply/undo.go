@@ -85,6 +85,7 @@ func (u *Undoer) Round(ctx context.Context, id string) ([]Undone, error) {
 	}
 	var refs []inventory.Ref
 	var errs []error
+	nothing := 0
 	for _, e := range slices.Backward(u.journal.all()) {
 		ref := e.Object.Ref()
 		if e.Round != id || e.State == Left || slices.Contains(refs, ref) {
@@ -94,29 +95,38 @@ func (u *Undoer) Round(ctx context.Context, id string) ([]Undone, error) {
 		case e.Action == plan.Delete && !restorable(ref):
 			errs = append(errs, fmt.Errorf("%s was deleted for good", ref))
 		case e.Action == plan.Unretire, e.Action == Undo:
-			errs = append(errs, errNothing{fmt.Sprintf("%s of %s took something back itself", e.Action, ref)})
+			nothing++ // it took something back itself
 		default:
 			refs = append(refs, ref)
 		}
 	}
-	if len(refs)+len(errs) == 0 {
+	if len(refs)+len(errs)+nothing == 0 {
 		return nil, errNothing{fmt.Sprintf("the journal in namespace %s has nothing of a round %q; `certherd history` lists what it has", u.journal.namespace, id)}
 	}
+	// A Certificate takes the mark of its Secret with it, and then needs no opt-out
+	// of the Secret.
+	slices.SortStableFunc(refs, func(a, b inventory.Ref) int {
+		switch {
+		case restorable(a) == restorable(b):
+			return 0
+		case restorable(a):
+			return -1
+		}
+		return 1
+	})
 	var done []Undone
-	nothing := 0
 	for _, ref := range refs {
 		more, err := u.object(ctx, ref)
 		done = append(done, more...)
 		if errors.As(err, new(errNothing)) {
-			nothing++ // taken back before, or with its Certificate
-			continue
+			continue // taken back before, or with its Certificate
 		}
 		if err != nil {
 			errs = append(errs, err)
 		}
 	}
 	if len(done) == 0 && len(errs) == 0 {
-		errs = append(errs, errNothing{fmt.Sprintf("all %d objects of round %s are as they were before it", nothing, id)})
+		errs = append(errs, errNothing{fmt.Sprintf("round %s took away nothing, or all of it was taken back before", id)})
 	}
 	return done, u.note(ctx, done, errors.Join(errs...))
 }

@@ -165,6 +165,9 @@ func TestUndoARound(t *testing.T) {
 	}
 	w.is("there", w.crtRef("web-7f3"), w.kcrtRef("svc-7f3"))
 	w.is("unmarked", w.secretRef("web-7f3"), w.secretRef("svc-7f3-tls"), w.secretRef("left-7f3"))
+	if o := w.get(w.secretRef("web-7f3")); o.GetAnnotations()[inventory.IgnoreAnnotation] != "" {
+		t.Error("the Secret of a Certificate that is back is opted out itself")
+	}
 	if changes := w.plan().Changes(); len(changes) > 0 {
 		t.Errorf("the next round would do %+v", changes)
 	}

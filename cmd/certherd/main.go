@@ -79,7 +79,7 @@ It changes nothing in the cluster.`,
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl certherd"}
 		root.Example = strings.ReplaceAll(root.Example, "  certherd ", "  kubectl certherd ")
 	}
-	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), versionCommand())
+	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), historyCommand(), undoCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())
 	})
