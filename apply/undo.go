@@ -153,7 +153,7 @@ func (u *Undoer) object(ctx context.Context, ref inventory.Ref) ([]Undone, error
 	case kindOf(ref) == secretKind:
 		d, err := u.unmark(ctx, ref, u.OptOut)
 		if apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("%s is gone, and its key with it: it cannot be brought back", ref)
+			return nil, fmt.Errorf("%s does not exist: a Secret that was deleted, and its key with it, cannot be brought back", ref)
 		}
 		if err == nil && d == nil {
 			return nil, errNothing{ref.String() + " is not marked for deletion"}

@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintln(os.Stderr, "certherd: "+err.Error())
 		return exitFindings
 	case ctx.Err() != nil:
-		fmt.Fprintln(os.Stderr, "certherd: interrupted; nothing was changed")
+		fmt.Fprintln(os.Stderr, "certherd: interrupted")
 		return exitFailed
 	}
 	fmt.Fprintln(os.Stderr, "certherd: "+err.Error())
