@@ -375,6 +375,9 @@ func (l *look) proposal(g *group) plan.Finding {
 		Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: g.ns},
 		Verdict: inventory.Used, Wildcard: g.wildcard,
 	}
+	// Issue and await, and for each certificate switch, delete, retire, delete.
+	f.Fix = make([]plan.Step, 0, 2+4*len(g.members))
+	f.Related = make([]inventory.Ref, 0, len(g.members)+1)
 	for _, m := range g.members {
 		f.Related = append(f.Related, m.object)
 	}

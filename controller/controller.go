@@ -97,7 +97,9 @@ func compose(s *inventory.Snapshot, o Options, p plan.Plan, held []gate.Held) re
 		// Never nil: an empty list and a missing one are different things.
 		Namespaces: []report.Namespace{}, Gateways: []report.Gateway{}, Findings: []report.Finding{}, Changes: []report.Change{}, Gaps: []report.Gap{},
 	}
-	why := map[string]string{}
+	r.Findings = slices.Grow(r.Findings, len(p.Findings))
+	r.Changes = slices.Grow(r.Changes, len(p.Changes))
+	why := make(map[string]string, len(held))
 	for _, h := range held {
 		why[h.Change.ID] = h.Why
 	}
@@ -106,7 +108,7 @@ func compose(s *inventory.Snapshot, o Options, p plan.Plan, held []gate.Held) re
 		r.Findings = append(r.Findings, reportFinding(f))
 	}
 	for _, c := range p.Changes {
-		x := report.Change{ID: c.ID, Reason: string(c.Why.Reason), Wildcard: c.Why.Wildcard, Message: c.Why.Message, Steps: []report.Step{}, Held: why[c.ID]}
+		x := report.Change{ID: c.ID, Reason: string(c.Why.Reason), Wildcard: c.Why.Wildcard, Message: c.Why.Message, Steps: make([]report.Step, 0, len(c.Steps)), Held: why[c.ID]}
 		for _, st := range c.Steps {
 			y := report.Step{Action: string(st.Action), Object: report.Ref(st.Object)}
 			if !st.To.IsZero() {

@@ -70,6 +70,13 @@ func Write(w io.Writer, format string, r *Report, o Options) error {
 	}
 	c := r.clone()
 	c.Normalize()
+	if format == "json" {
+		// It finds out what cannot be shown before it writes, and may be large.
+		if err := writeJSON(w, c, o); err != nil {
+			return fmt.Errorf("writing the report as json: %w", err)
+		}
+		return nil
+	}
 	var b bytes.Buffer
 	if err := write(&b, c, o); err != nil {
 		return fmt.Errorf("writing the report as %s: %w", format, err)

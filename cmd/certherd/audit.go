@@ -84,6 +84,7 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 			return err
 		}
 		r, _, err := controller.RunOnce(snapshot, o)
+		snapshot = nil // the report needs it no more, and a format may need the room
 		if err != nil {
 			fmt.Fprintln(c.ErrOrStderr(), "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
 		}
