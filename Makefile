@@ -57,12 +57,12 @@ lint: ## go vet, gofmt and staticcheck (pinned in tools/go.mod)
 verify: ## generated files and go.mod are up to date
 	go mod tidy -diff
 	go generate ./...
-	@git diff --exit-code -- examples docs || { echo "go generate changed these files: commit them"; exit 1; }
+	@git diff --exit-code -- examples docs config || { echo "go generate changed these files: commit them"; exit 1; }
 
 .PHONY: bench
-bench: ## the audit of a large cluster against plain listing, and planning (docs/performance.md)
-	go run ./bench $(BENCHFLAGS)
+bench: build ## the audit of a large cluster against plain listing, and planning (docs/performance.md)
 	go test -run '^$$' -bench . -benchmem ./controller ./inventory
+	go run ./bench -certherd bin/certherd $(BENCHFLAGS)
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (30s)
