@@ -68,6 +68,8 @@ func TestVerdictOfASecret(t *testing.T) {
 		"a cluster-scoped object names it":      {`example.com Thing {"metadata":{"name":"p"},"spec":{"x":"web-tls"}}`, Unknown, Mention},
 		"an operator's object of that name":     {`example.com Thing {"metadata":{"namespace":"a","name":"web"}}`, Unknown, Mention},
 		"a webhook's CA comes from it":          {`admissionregistration.k8s.io ValidatingWebhookConfiguration {"metadata":{"name":"p","annotations":{"cert-manager.io/inject-ca-from-secret":"a/web-tls"}}}`, Used, Field},
+		"prose of a CRD contains it":            {`apiextensions.k8s.io CustomResourceDefinition {"metadata":{"name":"things.example.com"},"spec":{"versions":[{"schema":{"openAPIV3Schema":{"properties":{"a":{"description":"such as web-tls"}}}}}]}}`, Unused, ""},
+		"a CRD has it as a default":             {`apiextensions.k8s.io CustomResourceDefinition {"metadata":{"name":"things.example.com"},"spec":{"versions":[{"schema":{"openAPIV3Schema":{"properties":{"a":{"default":"web-tls"}}}}}]}}`, Unknown, Mention},
 		"status alone names it":                 {`example.com Thing {"metadata":{"namespace":"a","name":"p"},"status":{"x":"web-tls"}}`, Unused, ""},
 		"an Ingress flag names it":              {`apps Deployment {"metadata":{"namespace":"b","name":"p"},"spec":{"template":{"spec":{"containers":[{"args":["--default-ssl-certificate=a/web-tls"]}]}}}}`, Used, Field},
 		"a Gateway in another namespace":        {`gateway.networking.k8s.io Gateway {"metadata":{"namespace":"b","name":"g"},"spec":{"listeners":[{"tls":{"certificateRefs":[{"name":"web-tls","namespace":"a"}]}}]}}`, Used, Field},

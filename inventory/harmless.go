@@ -163,6 +163,13 @@ apps DaemonSet spec.template.spec.containers[].name
 autoscaling HorizontalPodAutoscaler spec.scaleTargetRef.name
 policy PodDisruptionBudget spec.selector.matchLabels.*
 networking.k8s.io NetworkPolicy spec.podSelector.matchLabels.*
+apiextensions.k8s.io CustomResourceDefinition spec.group
+apiextensions.k8s.io CustomResourceDefinition spec.names.**
+apiextensions.k8s.io CustomResourceDefinition spec.versions[].schema.**.description
+apiregistration.k8s.io APIService spec.group
+apiregistration.k8s.io APIService spec.service.name
+rbac.authorization.k8s.io ClusterRoleBinding roleRef.name
+rbac.authorization.k8s.io ClusterRoleBinding subjects[].name
 rbac.authorization.k8s.io RoleBinding roleRef.name
 rbac.authorization.k8s.io RoleBinding subjects[].name
 `) {

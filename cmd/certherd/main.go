@@ -62,7 +62,8 @@ func rootCommand(binary string) *cobra.Command {
 		Long: `certherd finds orphaned, duplicate and superseded TLS certificates, says what they
 cost the gateway, and which of them one wildcard could replace.
 
-It changes nothing in the cluster.`,
+All but 'run' and 'undo' change nothing in the cluster, and 'run' changes nothing unless its
+configuration says so.`,
 		Example: `  # What is there to clean up?
   certherd audit
 

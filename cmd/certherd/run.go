@@ -155,7 +155,8 @@ func newCollector(cluster *rest.Config, namespace string, look func(context.Cont
 	o := apply.Defaults()
 	o.Namespace, o.Look, o.Before = namespace, look, leader.Check
 	o.Grace, o.ExpiredGrace = time.Duration(c.GC.GracePeriod), time.Duration(c.GC.ExpiredGracePeriod)
-	o.Keep = max(o.Keep, o.Grace)
+	// A grace period that never ends must not keep the journal full for ever.
+	o.Keep = min(max(o.Keep, o.Grace), 90*24*time.Hour)
 	o.SecretsPerMinute = c.GC.SecretDeletionsPerMinute
 	a, err := apply.New(cluster, o)
 	if err != nil {
