@@ -99,7 +99,7 @@ func TestAnExpiredSecretHasAShorterGracePeriod(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The look reads no certificates, so what knows the date says it.
-	p := plan.Plan{Changes: []plan.Change{{ID: "x", Why: plan.Finding{Reason: plan.ExpiredUnused, Object: ref, Verdict: inventory.Unused},
+	p := plan.Plan{Changes: []plan.Change{{ID: "x", Why: &plan.Finding{Reason: plan.ExpiredUnused, Object: ref, Verdict: inventory.Unused},
 		Steps: []plan.Step{{Action: plan.Retire, Object: ref, If: inventory.Version{UID: string(x.UID), ResourceVersion: x.ResourceVersion}}}}}}
 	cleared, held := enforce.Decide(p, s, s.Taken)
 	if len(held) > 0 {
@@ -640,7 +640,7 @@ func TestStepsThatAreNotCarriedOutYetBeginNothing(t *testing.T) {
 	first := plan.Step{Action: plan.Delete, Object: x.Ref, If: x.Version}
 	ingress := inventory.Ref{Group: inventory.GroupNetworking, Kind: "Ingress", Namespace: w.ns, Name: "i"}
 	for name, last := range map[string]plan.Step{
-		"switch":                           {Action: plan.Switch, Object: ingress, From: x.Secret, To: x.Secret},
+		"switch":                           {Action: plan.Switch, Object: ingress, Move: &plan.Move{From: x.Secret, To: x.Secret}},
 		"issue":                            {Action: plan.Issue, Object: w.crtRef("wild")},
 		"await":                            {Action: plan.Await, Object: w.crtRef("wild")},
 		"delete":                           {Action: plan.Delete, Object: ingress, If: x.Version},
@@ -649,7 +649,7 @@ func TestStepsThatAreNotCarriedOutYetBeginNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.t = t
-			p := plan.Plan{Changes: []plan.Change{{ID: "x", Why: unused, Steps: []plan.Step{first, last}}}}
+			p := plan.Plan{Changes: []plan.Change{{ID: "x", Why: &unused, Steps: []plan.Step{first, last}}}}
 			cleared, held := enforce.Decide(p, s, s.Taken)
 			if len(held) > 0 {
 				t.Fatal(held[0].Why)

@@ -389,12 +389,12 @@ func (l *look) proposal(g *group) plan.Finding {
 			object = inventory.KnativeCertificateRef(g.ns, name)
 		}
 		f.Message = fmt.Sprintf("%s of %s could become one, %s", count(len(g.members), "certificate"), g.issuer, g.wildcard)
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Issue, Object: object, To: secret, Hosts: []string{g.wildcard}})
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, To: secret, Hosts: hosts})
+		f.Fix = append(f.Fix, plan.Step{Action: plan.Issue, Object: object, Move: &plan.Move{To: secret, Hosts: []string{g.wildcard}}})
+		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, Move: &plan.Move{To: secret, Hosts: hosts}})
 	} else {
 		f.Message = fmt.Sprintf("%s of %s could give way to %s, %s, which is there and Ready", count(len(g.members), "certificate"), g.issuer, object, g.wildcard)
 		f.Related = append(f.Related, object)
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, To: secret, Hosts: hosts})
+		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, Move: &plan.Move{To: secret, Hosts: hosts}})
 	}
 	f.Message += fmt.Sprintf("; %s would then be on its key and its filter chain", count(len(hosts), "host"))
 	if x := l.s.Issuer(g.issuer); x != nil && x.Type == inventory.CA {
@@ -402,7 +402,7 @@ func (l *look) proposal(g *group) plan.Finding {
 	}
 	for _, m := range g.members {
 		for _, c := range m.consumers {
-			f.Fix = append(f.Fix, plan.Step{Action: plan.Switch, Object: c.Ref, From: m.secret, To: secret, If: c.Version})
+			f.Fix = append(f.Fix, plan.Step{Action: plan.Switch, Object: c.Ref, Move: &plan.Move{From: m.secret, To: secret}, If: c.Version})
 		}
 	}
 	for _, m := range g.members {

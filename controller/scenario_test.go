@@ -156,8 +156,8 @@ func changes(p plan.Plan) string {
 		b.WriteString("\n")
 		for _, s := range c.Steps {
 			fmt.Fprintf(&b, "  %s %s", s.Action, s.Object)
-			if !s.To.IsZero() {
-				fmt.Fprintf(&b, " -> %s", s.To)
+			if !s.To().IsZero() {
+				fmt.Fprintf(&b, " -> %s", s.To())
 			}
 			b.WriteString("\n")
 		}

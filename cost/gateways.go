@@ -77,7 +77,7 @@ func Moves(changes []plan.Change) map[[2]inventory.Ref]inventory.Ref {
 	for i := range changes {
 		for j := range changes[i].Steps {
 			if s := &changes[i].Steps[j]; s.Action == plan.Switch {
-				out[[2]inventory.Ref{s.Object, s.From}] = s.To
+				out[[2]inventory.Ref{s.Object, s.From()}] = s.To()
 			}
 		}
 	}

@@ -196,7 +196,7 @@ type Held struct {
 // not depend on the order of the plan's changes (but the digest of a plan does,
 // and with it what an approval of the whole plan is for).
 func (g Policy) Decide(p plan.Plan, s *inventory.Snapshot, now time.Time) (Cleared, []Held) {
-	d := decision{Policy: g, s: s, planDigest: p.Digest(), ids: map[string]int{}, requests: map[inventory.Ref]*inventory.Meta{}}
+	d := decision{Policy: g, s: s, plan: p, ids: map[string]int{}, requests: map[inventory.Ref]*inventory.Meta{}}
 	for i := range s.Requests {
 		d.requests[s.Requests[i].Ref] = &s.Requests[i].Meta
 	}
@@ -251,9 +251,19 @@ func (g Policy) Decide(p plan.Plan, s *inventory.Snapshot, now time.Time) (Clear
 type decision struct {
 	Policy
 	s          *inventory.Snapshot
+	plan       plan.Plan
 	planDigest string
 	ids        map[string]int
 	requests   map[inventory.Ref]*inventory.Meta
+}
+
+// digest is that of the whole plan, made when it is asked for: it takes longer
+// than the rest of a decision.
+func (d *decision) digest() string {
+	if d.planDigest == "" {
+		d.planDigest = d.plan.Digest()
+	}
+	return d.planDigest
 }
 
 // forbidden says why a change must wait whatever its size and the hour; the
@@ -352,7 +362,7 @@ func (d *decision) unapproved(c plan.Change) (Cause, string) {
 		if a.ID != c.ID {
 			continue
 		}
-		if a.Digest == d.planDigest || a.Digest == Digest(c) {
+		if a.Digest == d.digest() || a.Digest == Digest(c) {
 			return "", ""
 		}
 		other = true
@@ -364,7 +374,7 @@ func (d *decision) unapproved(c plan.Change) (Cause, string) {
 }
 
 func (d *decision) planApproved() bool {
-	return slices.Contains(d.Approvals, Approval{ID: WholePlan, Digest: d.planDigest})
+	return len(d.Approvals) > 0 && slices.Contains(d.Approvals, Approval{ID: WholePlan, Digest: d.digest()})
 }
 
 // tooMuch is the circuit breaker.
@@ -385,7 +395,7 @@ func (d *decision) tooMuch(changes []plan.Change, total int) string {
 		of = float64(len(gone)) / float64(total)
 	}
 	return fmt.Sprintf("this round would take away %d of %d certificates (%s), and more than %s at once needs a person: look at the whole plan and approve it (digest %.*s), or raise maxShare",
-		len(gone), total, Percent(of), Percent(limit), shownDigest, d.planDigest)
+		len(gone), total, Percent(of), Percent(limit), shownDigest, d.digest())
 }
 
 // removal is what a change takes away.

@@ -68,7 +68,7 @@ var (
 // orphan is the change that takes Secrets of team away, named after the first.
 func orphan(names ...string) plan.Change {
 	first := inventory.SecretRef("team", names[0])
-	c := plan.Change{ID: "id-" + names[0], Why: plan.Finding{Reason: plan.OrphanedSecret, Object: first, Verdict: inventory.Unused}}
+	c := plan.Change{ID: "id-" + names[0], Why: &plan.Finding{Reason: plan.OrphanedSecret, Object: first, Verdict: inventory.Unused}}
 	for _, n := range names {
 		ref := inventory.SecretRef("team", n)
 		c.Steps = append(c.Steps, plan.Step{Action: plan.Retire, Object: ref}, plan.Step{Action: plan.Delete, Object: ref})
@@ -247,27 +247,27 @@ func selectors(t *testing.T, text ...string) []labels.Selector {
 }
 
 func residue() plan.Change {
-	return plan.Change{ID: "id-old", Why: plan.Finding{Reason: plan.RequestResidue, Object: request, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Delete, Object: request}}}
+	return plan.Change{ID: "id-old", Why: &plan.Finding{Reason: plan.RequestResidue, Object: request, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Delete, Object: request}}}
 }
 
 func unmark() plan.Change {
 	ref := inventory.SecretRef("team", "served")
-	return plan.Change{ID: "id-unmark", Why: plan.Finding{Reason: plan.RetiredInUse, Object: ref, Verdict: inventory.Used}, Steps: []plan.Step{{Action: plan.Unretire, Object: ref}}}
+	return plan.Change{ID: "id-unmark", Why: &plan.Finding{Reason: plan.RetiredInUse, Object: ref, Verdict: inventory.Used}, Steps: []plan.Step{{Action: plan.Unretire, Object: ref}}}
 }
 
 // fold makes Ingress team/web serve something else and takes Certificate
 // team/web away.
 func fold() plan.Change {
-	return plan.Change{ID: "id-fold", Why: plan.Finding{Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: "team"}, Verdict: inventory.Used}, Steps: []plan.Step{
-		{Action: plan.Issue, Object: inventory.CertificateRef("team", "wild"), To: inventory.SecretRef("team", "wild")},
-		{Action: plan.Await, Object: inventory.CertificateRef("team", "wild"), To: inventory.SecretRef("team", "wild")},
-		{Action: plan.Switch, Object: ingress, From: inventory.SecretRef("team", "web"), To: inventory.SecretRef("team", "wild")},
+	return plan.Change{ID: "id-fold", Why: &plan.Finding{Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: "team"}, Verdict: inventory.Used}, Steps: []plan.Step{
+		{Action: plan.Issue, Object: inventory.CertificateRef("team", "wild"), Move: &plan.Move{To: inventory.SecretRef("team", "wild")}},
+		{Action: plan.Await, Object: inventory.CertificateRef("team", "wild"), Move: &plan.Move{To: inventory.SecretRef("team", "wild")}},
+		{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: inventory.SecretRef("team", "web"), To: inventory.SecretRef("team", "wild")}},
 		{Action: plan.Delete, Object: inventory.CertificateRef("team", "web")},
 	}}
 }
 
 func certificate() plan.Change {
-	return plan.Change{ID: "id-web", Why: plan.Finding{Reason: plan.OrphanedCertificate, Object: inventory.CertificateRef("team", "web"), Verdict: inventory.Unused}, Steps: []plan.Step{
+	return plan.Change{ID: "id-web", Why: &plan.Finding{Reason: plan.OrphanedCertificate, Object: inventory.CertificateRef("team", "web"), Verdict: inventory.Unused}, Steps: []plan.Step{
 		{Action: plan.Delete, Object: inventory.CertificateRef("team", "web")},
 		{Action: plan.Retire, Object: inventory.SecretRef("team", "web")},
 	}}
@@ -275,7 +275,7 @@ func certificate() plan.Change {
 
 func kept() plan.Change {
 	ref := inventory.SecretRef("keep", "orphan")
-	return plan.Change{ID: "id-kept", Why: plan.Finding{Reason: plan.OrphanedSecret, Object: ref, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Retire, Object: ref}}}
+	return plan.Change{ID: "id-kept", Why: &plan.Finding{Reason: plan.OrphanedSecret, Object: ref, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Retire, Object: ref}}}
 }
 
 // Every check falls under the terms of a rule: that of its package.
@@ -347,10 +347,10 @@ func TestWindowsAcrossClockChanges(t *testing.T) {
 func TestOptOutsReachWhatGoesAlong(t *testing.T) {
 	crt, kcert, secret := inventory.CertificateRef("team", "x"), inventory.KnativeCertificateRef("team", "x"), inventory.SecretRef("team", "x")
 	remove := func(ref inventory.Ref) plan.Change {
-		return plan.Change{ID: "id", Why: plan.Finding{Reason: plan.OrphanedCertificate, Object: ref, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Delete, Object: ref}}}
+		return plan.Change{ID: "id", Why: &plan.Finding{Reason: plan.OrphanedCertificate, Object: ref, Verdict: inventory.Unused}, Steps: []plan.Step{{Action: plan.Delete, Object: ref}}}
 	}
-	leave := plan.Change{ID: "id", Why: plan.Finding{Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: "team"}, Verdict: inventory.Used},
-		Steps: []plan.Step{{Action: plan.Switch, Object: ingress, From: secret, To: inventory.SecretRef("team", "wild")}}}
+	leave := plan.Change{ID: "id", Why: &plan.Finding{Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: "team"}, Verdict: inventory.Used},
+		Steps: []plan.Step{{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: secret, To: inventory.SecretRef("team", "wild")}}}}
 	for name, tc := range map[string]struct {
 		ignored inventory.Ref
 		change  plan.Change

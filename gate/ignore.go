@@ -55,8 +55,8 @@ func (d *decision) touched(c plan.Change) []inventory.Ref {
 	}
 	for _, st := range c.Steps {
 		add(st.Object)
-		add(st.From)
-		add(st.To)
+		add(st.From())
+		add(st.To())
 		if st.Action == plan.Retire || st.Action == plan.Delete {
 			secret := d.secretOf(st.Object)
 			add(secret)

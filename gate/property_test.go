@@ -89,7 +89,7 @@ func (r random) object(s *inventory.Snapshot) inventory.Ref {
 func (r random) plan(s *inventory.Snapshot) plan.Plan {
 	var p plan.Plan
 	for i := range r.IntN(12) {
-		c := plan.Change{ID: fmt.Sprint("id", i), Why: plan.Finding{
+		c := plan.Change{ID: fmt.Sprint("id", i), Why: &plan.Finding{
 			Reason:  pick(r, plan.OrphanedSecret, plan.OrphanedCertificate, plan.SupersededCertificate, plan.ExpiredUnused, plan.OrphanedSecret, plan.RequestResidue, plan.Consolidatable, plan.GatewayMemory),
 			Object:  r.object(s),
 			Verdict: pick(r, inventory.Unused, inventory.Unused, inventory.Unused, inventory.Unused, inventory.Unused, inventory.Unknown, inventory.Used),
@@ -105,7 +105,7 @@ func (r random) plan(s *inventory.Snapshot) plan.Plan {
 		}
 		c.Steps = append(c.Steps, plan.Step{Action: pick(r, plan.Delete, plan.Retire, plan.Delete, plan.Retire, plan.Unretire), Object: c.Why.Object})
 		for range max(0, r.IntN(4)-1) {
-			c.Steps = append(c.Steps, plan.Step{Action: pick(r, plan.Issue, plan.Await, plan.Switch, plan.Retire, plan.Delete, plan.Unretire), Object: r.object(s), From: r.object(s), To: r.object(s)})
+			c.Steps = append(c.Steps, plan.Step{Action: pick(r, plan.Issue, plan.Await, plan.Switch, plan.Retire, plan.Delete, plan.Unretire), Object: r.object(s), Move: &plan.Move{From: r.object(s), To: r.object(s)}})
 		}
 		p.Changes = append(p.Changes, c)
 	}

@@ -280,6 +280,14 @@ func collect(s *inventory.Snapshot, ref inventory.Ref) []plan.Step {
 	}
 }
 
+// collectWith are the steps that take away what renews a Secret, and then the
+// Secret.
+func collectWith(s *inventory.Snapshot, m *inventory.Meta, secret inventory.Ref) []plan.Step {
+	rest := collect(s, secret)
+	steps := make([]plan.Step, 0, 1+len(rest)) // there may be very many
+	return append(append(steps, plan.Step{Action: plan.Delete, Object: m.Ref, If: m.Version}), rest...)
+}
+
 // collectAlone are the steps that take away a Secret that nothing renews, and
 // what its mark says: nothing is to be done before its grace period has ended,
 // and then it is deleted.
@@ -363,7 +371,7 @@ func (o Options) orphanedCertificate(s *inventory.Snapshot) []plan.Finding {
 				hold = "cert-manager makes it again for " + c.Ref.String() + ": act there"
 			}
 		}
-		fix := append([]plan.Step{{Action: plan.Delete, Object: x.Ref, If: x.Version}}, collect(s, x.Secret)...)
+		fix := collectWith(s, &x.Meta, x.Secret)
 		f := finding(plan.OrphanedCertificate, x.Ref, j, message, fix...)
 		f.Related, f.Hold = []inventory.Ref{x.Secret}, hold
 		out = append(out, f)
@@ -388,7 +396,7 @@ func (o Options) supersededCertificate(s *inventory.Snapshot) []plan.Finding {
 		}
 		message := fmt.Sprintf("%s serves %s now; this one is still renewed", heir, strings.Join(x.Names.DNS, ", "))
 		crt := inventory.CertificateRef(x.Ref.Namespace, x.Ref.Name)
-		fix := append([]plan.Step{{Action: plan.Delete, Object: x.Ref, If: x.Version}}, collect(s, x.Secret)...)
+		fix := collectWith(s, &x.Meta, x.Secret)
 		f := finding(plan.SupersededCertificate, x.Ref, j, message, fix...)
 		f.Related = []inventory.Ref{heir, x.Secret}
 		if s.Certificate(crt) != nil {

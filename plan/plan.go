@@ -80,19 +80,49 @@ const (
 type Step struct {
 	Action Action
 	Object inventory.Ref
+	// Move is nil but for Issue, Await and Switch.
+	Move *Move
+	// If is the object as it was looked at: the precondition of the write.
+	If inventory.Version
+}
+
+// Move is what a Step does with Secrets. Steps that need none are by far the most.
+type Move struct {
 	// From and To are the Secrets that a Switch leaves and takes. For Issue, To
 	// is the Secret that the issued certificate will be in.
 	From, To inventory.Ref
 	// Hosts are those that an Issue covers.
 	Hosts []string
-	// If is the object as it was looked at: the precondition of the write.
-	If inventory.Version
+}
+
+// From is that of Move, zero where there is none.
+func (s Step) From() inventory.Ref {
+	if s.Move == nil {
+		return inventory.Ref{}
+	}
+	return s.Move.From
+}
+
+// To is that of Move, zero where there is none.
+func (s Step) To() inventory.Ref {
+	if s.Move == nil {
+		return inventory.Ref{}
+	}
+	return s.Move.To
+}
+
+// Hosts are those of Move, nil where there is none.
+func (s Step) Hosts() []string {
+	if s.Move == nil {
+		return nil
+	}
+	return s.Move.Hosts
 }
 
 // Change is the Fix of one Finding. It stops at the first step that fails.
 type Change struct {
 	ID    string
-	Why   Finding
+	Why   *Finding
 	Steps []Step
 }
 
@@ -115,7 +145,11 @@ func (p Plan) And(s *inventory.Snapshot, checks []Check) Plan {
 			panic("plan: check " + string(c.Reason) + " is not documented")
 		}
 		order[c.Reason] = i
-		found = append(found, c.Run(s)...)
+		if f := c.Run(s); found == nil {
+			found = slices.Clip(f) // growing must not write into what is the check's
+		} else {
+			found = append(found, f...)
+		}
 	}
 	slices.SortStableFunc(found, func(a, b Finding) int {
 		if a.Reason != b.Reason {
@@ -126,23 +160,32 @@ func (p Plan) And(s *inventory.Snapshot, checks []Check) Plan {
 		}
 		return strings.Compare(a.Message, b.Message)
 	})
-	p.Findings = slices.Concat(p.Findings, found)
-	p.Changes = slices.Clone(p.Changes)
-	for _, f := range found {
-		if len(f.Fix) > 0 {
+	n := 0
+	for i := range found {
+		if len(found[i].Fix) > 0 {
+			n++
+		}
+	}
+	p.Changes = slices.Grow(slices.Clip(p.Changes), n)
+	for i := range found {
+		if f := &found[i]; len(f.Fix) > 0 {
 			p.Changes = append(p.Changes, Change{ID: id(f), Why: f, Steps: f.Fix})
 		}
 	}
+	if len(p.Findings) > 0 {
+		found = slices.Concat(p.Findings, found)
+	}
+	p.Findings = found
 	return p
 }
 
 // id names a change by what it does, so that the same change has the same ID
 // in the next round.
-func id(f Finding) string {
+func id(f *Finding) string {
 	h := sha256.New()
 	fmt.Fprintln(h, f.Reason, f.Object, f.Wildcard)
 	for _, s := range f.Fix {
-		fmt.Fprintln(h, s.Action, s.Object, s.From, s.To)
+		fmt.Fprintln(h, s.Action, s.Object, s.From(), s.To())
 	}
 	return hex.EncodeToString(h.Sum(nil))[:10]
 }
@@ -154,7 +197,7 @@ func (p Plan) Digest() string {
 	for _, c := range p.Changes {
 		fmt.Fprintln(h, c.ID)
 		for _, s := range c.Steps {
-			fmt.Fprintln(h, s.Action, s.Object, s.From, s.To, s.If, s.Hosts)
+			fmt.Fprintln(h, s.Action, s.Object, s.From(), s.To(), s.If, s.Hosts())
 		}
 	}
 	return hex.EncodeToString(h.Sum(nil))
@@ -196,32 +239,32 @@ func verify(s *inventory.Snapshot, c Change) error {
 		}
 		switch step.Action {
 		case Issue:
-			if s.Exists(step.To) && len(s.Writers(step.To)) > 0 {
-				return fail("%s is written by somebody else", step.To)
+			if s.Exists(step.To()) && len(s.Writers(step.To())) > 0 {
+				return fail("%s is written by somebody else", step.To())
 			}
 			issued[step.Object] = step
 		case Await:
 			if st, ok := issued[step.Object]; ok {
-				live[st.To] = st.Hosts
-			} else if names := issuedBy(s, step.Object, step.To); len(names) > 0 {
-				live[step.To] = names
+				live[st.To()] = st.Hosts()
+			} else if names := issuedBy(s, step.Object, step.To()); len(names) > 0 {
+				live[step.To()] = names
 			}
 		case Switch:
-			names, ok := live[step.To]
+			names, ok := live[step.To()]
 			if !ok {
-				if !s.Exists(step.To) {
-					return fail("%s is not there yet", step.To)
+				if !s.Exists(step.To()) {
+					return fail("%s is not there yet", step.To())
 				}
-				names = namesOf(s, step.To)
+				names = namesOf(s, step.To())
 			}
 			if x := s.Consumer(step.Object); x != nil {
 				for _, t := range x.TLS {
-					if t.Secret == step.From && !inventory.CoversAll(names, t.Hosts) {
-						return fail("%s does not cover %s", step.To, strings.Join(t.Hosts, ", "))
+					if t.Secret == step.From() && !inventory.CoversAll(names, t.Hosts) {
+						return fail("%s does not cover %s", step.To(), strings.Join(t.Hosts, ", "))
 					}
 				}
 			}
-			moved[[2]inventory.Ref{step.Object, step.From}] = true
+			moved[[2]inventory.Ref{step.Object, step.From()}] = true
 		case Retire, Delete:
 			switch {
 			case step.Object.Kind == "Secret" && step.Object.Group == "":

@@ -33,7 +33,7 @@ func TestVerify(t *testing.T) {
 	crt, heir := inventory.CertificateRef("team", "web"), inventory.CertificateRef("team", "heir")
 	heirSecret := inventory.SecretRef("team", "heir")
 	spare, spareSecret := inventory.CertificateRef("team", "spare"), inventory.SecretRef("team", "spare")
-	toWild := plan.Step{Action: plan.Switch, Object: ingress, From: web, To: wild}
+	toWild := plan.Step{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: wild}}
 	for name, tc := range map[string]struct {
 		steps []plan.Step
 		want  string // part of the error, empty for none
@@ -44,26 +44,26 @@ func TestVerify(t *testing.T) {
 		"retire a Secret that is named":           {[]plan.Step{{Action: plan.Retire, Object: web}}, "would write it again"},
 		"delete the Certificate of what is named": {[]plan.Step{{Action: plan.Delete, Object: crt}}, "which nobody would renew"},
 		"delete first, switch later":              {[]plan.Step{{Action: plan.Delete, Object: crt}, toWild}, "which nobody would renew"},
-		"switch to what does not cover the host":  {[]plan.Step{{Action: plan.Switch, Object: ingress, From: web, To: other}}, "does not cover web.example.test"},
-		"switch to what is not there":             {[]plan.Step{{Action: plan.Switch, Object: ingress, From: web, To: heirSecret}}, "is not there yet"},
+		"switch to what does not cover the host":  {[]plan.Step{{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: other}}}, "does not cover web.example.test"},
+		"switch to what is not there":             {[]plan.Step{{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: heirSecret}}}, "is not there yet"},
 		"switch before the heir is awaited": {[]plan.Step{
-			{Action: plan.Issue, Object: heir, To: heirSecret, Hosts: []string{"*.example.test"}},
-			{Action: plan.Switch, Object: ingress, From: web, To: heirSecret}}, "is not there yet"},
+			{Action: plan.Issue, Object: heir, Move: &plan.Move{To: heirSecret, Hosts: []string{"*.example.test"}}},
+			{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: heirSecret}}}, "is not there yet"},
 		"issue, await, switch": {[]plan.Step{
-			{Action: plan.Issue, Object: heir, To: heirSecret, Hosts: []string{"*.example.test"}},
-			{Action: plan.Await, Object: heir, To: heirSecret},
-			{Action: plan.Switch, Object: ingress, From: web, To: heirSecret}}, ""},
+			{Action: plan.Issue, Object: heir, Move: &plan.Move{To: heirSecret, Hosts: []string{"*.example.test"}}},
+			{Action: plan.Await, Object: heir, Move: &plan.Move{To: heirSecret}},
+			{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: heirSecret}}}, ""},
 		"switch to what a Certificate that is there writes, while Secrets could not be read": {[]plan.Step{
-			{Action: plan.Await, Object: spare, To: spareSecret},
-			{Action: plan.Switch, Object: ingress, From: web, To: spareSecret}}, ""},
+			{Action: plan.Await, Object: spare, Move: &plan.Move{To: spareSecret}},
+			{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: spareSecret}}}, ""},
 		"await one Certificate, switch to the Secret of another": {[]plan.Step{
-			{Action: plan.Await, Object: crt, To: spareSecret},
-			{Action: plan.Switch, Object: ingress, From: web, To: spareSecret}}, "is not there yet"},
-		"issue into a Secret that somebody renews": {[]plan.Step{{Action: plan.Issue, Object: heir, To: web}}, "written by somebody else"},
+			{Action: plan.Await, Object: crt, Move: &plan.Move{To: spareSecret}},
+			{Action: plan.Switch, Object: ingress, Move: &plan.Move{From: web, To: spareSecret}}}, "is not there yet"},
+		"issue into a Secret that somebody renews": {[]plan.Step{{Action: plan.Issue, Object: heir, Move: &plan.Move{To: web}}}, "written by somebody else"},
 		"delete a Secret that nobody names":        {[]plan.Step{{Action: plan.Delete, Object: inventory.SecretRef("team", "free")}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := plan.Plan{Changes: []plan.Change{{ID: "x", Steps: tc.steps}}}.Verify(world())
+			err := plan.Plan{Changes: []plan.Change{{Why: &plan.Finding{}, ID: "x", Steps: tc.steps}}}.Verify(world())
 			switch {
 			case tc.want == "" && err != nil:
 				t.Errorf("refused: %v", err)

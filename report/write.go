@@ -100,24 +100,32 @@ func (r *Report) Normalize() {
 	}
 	sortList(&r.Namespaces, func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	sortList(&r.Gateways, func(a, b Gateway) int { return compareRefs(a.Object, b.Object) })
-	for i := range r.Findings {
-		f := &r.Findings[i]
+	sortFindings(&r.Findings)
+	sortChanges(&r.Changes)
+	sortList(&r.Gaps, func(a, b Gap) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Reason, b.Reason))
+	})
+}
+
+func sortFindings(list *[]Finding) {
+	for i := range *list {
+		f := &(*list)[i]
 		sortList(&f.Evidence, func(a, b Evidence) int {
 			return cmp.Or(cmp.Compare(strength(a.How), strength(b.How)), cmp.Compare(a.How, b.How),
 				compareRefs(a.From, b.From), cmp.Compare(a.Field, b.Field))
 		})
 		sortList(&f.Related, compareRefs)
 	}
-	sortList(&r.Findings, compareFindings)
-	for i := range r.Changes {
-		if r.Changes[i].Steps == nil {
-			r.Changes[i].Steps = []Step{}
+	sortList(list, compareFindings)
+}
+
+func sortChanges(list *[]Change) {
+	for i := range *list {
+		if (*list)[i].Steps == nil {
+			(*list)[i].Steps = []Step{}
 		}
 	}
-	sortList(&r.Changes, compareChanges)
-	sortList(&r.Gaps, func(a, b Gap) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Reason, b.Reason))
-	})
+	sortList(list, compareChanges)
 }
 
 func sortList[T any](list *[]T, compare func(a, b T) int) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/certherd/certherd/controller"
+	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
 )
@@ -83,12 +84,8 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		if err != nil {
 			return err
 		}
-		r, _, err := controller.RunOnce(snapshot, o)
-		snapshot = nil // the report needs it no more, and a format may need the room
+		r, err := writeReport(c.OutOrStdout(), c.ErrOrStderr(), format, snapshot, o)
 		if err != nil {
-			fmt.Fprintln(c.ErrOrStderr(), "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
-		}
-		if err := report.Write(c.OutOrStdout(), format, &r, reportOptions(c.OutOrStdout())); err != nil {
 			return err
 		}
 		n, err := controller.Failed(r, failOn)
@@ -98,6 +95,24 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		return err
 	}
 	return c
+}
+
+// writeReport writes the report of a Snapshot, and returns it with the counts at
+// least. JSON is for clusters of any size, so that it is written part by part.
+func writeReport(out, stderr io.Writer, format string, s *inventory.Snapshot, o controller.Options) (report.Report, error) {
+	unsafe := func(err error) {
+		if err != nil {
+			fmt.Fprintln(stderr, "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
+		}
+	}
+	if format == "json" {
+		a, err := controller.NewAudit(s, o)
+		unsafe(err)
+		return a.Report, report.WriteJSON(out, &a.Report, a.Findings(), a.Changes())
+	}
+	r, _, err := controller.RunOnce(s, o)
+	unsafe(err)
+	return r, report.Write(out, format, &r, reportOptions(out))
 }
 
 // reportOptions fit the output to where it goes.

@@ -115,6 +115,8 @@ func (s *source) look(ctx context.Context, stderr io.Writer, each func(group, ve
 		Now:        time.Now,
 	})
 	progress.end()
+	// Checks and report take the place of what was read, instead of more.
+	debug.FreeOSMemory()
 	switch {
 	case apierrors.IsUnauthorized(err):
 		return nil, fmt.Errorf("the API server %s does not know who you are: %w; log in again, or choose another --context", cfg.Host, err)
