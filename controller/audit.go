@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"cmp"
 	"iter"
 	"slices"
 
@@ -26,7 +25,8 @@ type Audit struct {
 	// switches are the changes that move a consumer, of which the checks of costs
 	// and the totals have to know.
 	switches []plan.Change
-	broken   bool // a change was not safe: none is proposed
+	changing []plan.Reason // those with changes
+	broken   bool          // a change was not safe: none is proposed
 }
 
 // NewAudit runs the checks one by one, and keeps nothing but counts. As an audit
@@ -65,6 +65,20 @@ func (a *Audit) tally(p plan.Plan) {
 	for i := range p.Findings {
 		a.Report.Summary.Findings[string(p.Findings[i].Reason)]++
 	}
+	for i := range p.Changes {
+		if reason := p.Changes[i].Why.Reason; !slices.Contains(a.changing, reason) {
+			a.changing = append(a.changing, reason)
+		}
+	}
+}
+
+// found are the reasons with findings.
+func (a *Audit) found() []plan.Reason {
+	var reasons []plan.Reason
+	for reason := range a.Report.Summary.Findings {
+		reasons = append(reasons, plan.Reason(reason))
+	}
+	return reasons
 }
 
 func switches(changes []plan.Change) []plan.Change {
@@ -77,14 +91,10 @@ func switches(changes []plan.Change) []plan.Change {
 	return out
 }
 
-// parts plans with one check after the other, in the order of a report, which
-// is that of the reasons' names.
-func (a *Audit) parts(do func(plan.Plan) bool) {
-	reasons := make([]plan.Reason, 0, len(a.Report.Summary.Findings))
-	for reason := range a.Report.Summary.Findings {
-		reasons = append(reasons, plan.Reason(reason))
-	}
-	slices.SortFunc(reasons, cmp.Compare[plan.Reason])
+// parts plans with the check of one reason after the other, in the order of a
+// report, which is that of the reasons' names.
+func (a *Audit) parts(reasons []plan.Reason, do func(plan.Plan) bool) {
+	reasons = slices.Sorted(slices.Values(reasons))
 	for _, reason := range reasons {
 		planning := a.planning()
 		proposed := !a.broken
@@ -109,7 +119,7 @@ func (a *Audit) parts(do func(plan.Plan) bool) {
 // them as it likes.
 func (a *Audit) Findings() iter.Seq[[]report.Finding] {
 	return func(yield func([]report.Finding) bool) {
-		a.parts(func(p plan.Plan) bool {
+		a.parts(a.found(), func(p plan.Plan) bool {
 			p.Changes = nil
 			part := make([]report.Finding, 0, len(p.Findings))
 			for i := range p.Findings {
@@ -124,7 +134,7 @@ func (a *Audit) Findings() iter.Seq[[]report.Finding] {
 // Changes are those of one reason after the other, like Findings.
 func (a *Audit) Changes() iter.Seq[[]report.Change] {
 	return func(yield func([]report.Change) bool) {
-		a.parts(func(p plan.Plan) bool {
+		a.parts(a.changing, func(p plan.Plan) bool {
 			p.Findings = nil
 			_, held := a.o.Gate.Decide(p, a.s, a.s.Taken)
 			why := reasonsOf(held)
