@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net/http"
 	"os"
@@ -96,6 +98,10 @@ func TestGatewayMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "Envoy to load everything again", func() bool {
+		// The old one goes on answering for a moment.
+		if _, err := os.Stat(before); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
 		n, err := w.loaded()
 		return err == nil && n == g.Certificates.Now
 	})
