@@ -74,7 +74,7 @@ func (c *Cluster) served(ctx context.Context, namespace string) (map[string]stri
 			return nil, err
 		}
 		if len(tls) == 0 {
-			return nil, fmt.Errorf("Knative Ingress %s/%s has no certificate yet", namespace, list.Items[i].GetName())
+			return nil, fmt.Errorf("the Knative Ingress %s/%s has no certificate yet", namespace, list.Items[i].GetName())
 		}
 		for _, entry := range tls {
 			entry := entry.(map[string]any)

@@ -334,7 +334,7 @@ func (c *Cluster) byHand(ctx context.Context, t *Truth, _ string) error {
 	if err := c.await(ctx, "cert-manager to see that a certificate has expired", func(ctx context.Context) error {
 		object, err := c.Dynamic.Resource(certificates).Namespace(Legacy).Get(ctx, "relic", metav1.GetOptions{})
 		if err == nil && field(object, "status.notAfter") == "" {
-			err = fmt.Errorf("Certificate relic has no status.notAfter")
+			err = fmt.Errorf("the Certificate relic has no status.notAfter")
 		}
 		return err
 	}); err != nil {

