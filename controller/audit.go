@@ -4,10 +4,8 @@ import (
 	"iter"
 	"slices"
 
-	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/cost"
 	"github.com/certherd/certherd/gate"
-	"github.com/certherd/certherd/gc"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
@@ -36,7 +34,7 @@ func NewAudit(s *inventory.Snapshot, o Options) (*Audit, error) {
 	o.Gate = gate.Policy{}
 	a := &Audit{Report: outline(s), s: s, o: o}
 	var broken error
-	for _, c := range a.planning() {
+	for _, c := range a.o.planning() {
 		p := plan.New(s, []plan.Check{c})
 		if broken == nil {
 			broken = p.Verify(s)
@@ -52,12 +50,6 @@ func NewAudit(s *inventory.Snapshot, o Options) (*Audit, error) {
 	o.narrow(s, &shown)
 	count(&a.Report, s, o, shown.Changes)
 	return a, broken
-}
-
-// planning are the checks whose changes are proposed, made anew, as they may
-// keep what they have seen.
-func (a *Audit) planning() []plan.Check {
-	return slices.Concat(gc.Checks(a.o.GC), consolidate.Checks(a.o.Consolidate))
 }
 
 func (a *Audit) tally(p plan.Plan) {
@@ -96,7 +88,7 @@ func switches(changes []plan.Change) []plan.Change {
 func (a *Audit) parts(reasons []plan.Reason, do func(plan.Plan) bool) {
 	reasons = slices.Sorted(slices.Values(reasons))
 	for _, reason := range reasons {
-		planning := a.planning()
+		planning := a.o.planning()
 		proposed := !a.broken
 		i := slices.IndexFunc(planning, func(c plan.Check) bool { return c.Reason == reason })
 		if i < 0 {

@@ -69,7 +69,22 @@ func Defaults() Options {
 // Checks are all checks, in the order of a report; the catalogue that
 // docs/reasons.md explains.
 func Checks(o Options, changes []plan.Change) []plan.Check {
-	return slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate), cost.Checks(changes))
+	return slices.Concat(o.planning(), cost.Checks(changes))
+}
+
+// Reasons are those of all checks, in the order of a report.
+func Reasons() []string {
+	var out []string
+	for _, c := range Checks(Defaults(), nil) {
+		out = append(out, string(c.Reason))
+	}
+	return out
+}
+
+// planning are the checks whose changes are proposed, made anew, as they may
+// keep what they have seen.
+func (o Options) planning() []plan.Check {
+	return slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate))
 }
 
 // RunOnce makes the plan of a snapshot, asks the gate, and reports both. The
@@ -77,7 +92,7 @@ func Checks(o Options, changes []plan.Change) []plan.Check {
 // would have broken its own promises, which is a defect of certherd; the Report
 // then proposes nothing.
 func RunOnce(s *inventory.Snapshot, o Options) (report.Report, plan.Plan, error) {
-	p := plan.New(s, slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate)))
+	p := plan.New(s, o.planning())
 	err := p.Verify(s)
 	if err != nil {
 		p.Changes = nil
@@ -262,10 +277,7 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 // Failed are the findings that --fail-on asks for: reasons, or "any". An
 // unknown reason is an error that lists those there are.
 func Failed(r report.Report, failOn []string) (int, error) {
-	var reasons []string
-	for _, c := range Checks(Defaults(), nil) {
-		reasons = append(reasons, string(c.Reason))
-	}
+	reasons := Reasons()
 	n := 0
 	for _, want := range failOn {
 		if want == "any" {

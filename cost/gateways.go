@@ -139,12 +139,12 @@ func drainHazard(s *inventory.Snapshot, changes []plan.Change) []plan.Finding {
 		longest = 600 // config-defaults' default
 	}
 	var out []plan.Finding
+	now, later := sharedHosts(s, nil), sharedHosts(s, Moves(changes))
 	for _, g := range Gateways(s, changes) {
 		drain := g.Workload.DrainSeconds
 		if drain >= longest {
 			continue
 		}
-		now, later := sharedHosts(s, nil), sharedHosts(s, Moves(changes))
 		var related []inventory.Ref
 		for ref := range later {
 			related = append(related, ref)

@@ -215,17 +215,17 @@ func (p Plan) Verify(s *inventory.Snapshot) error {
 	return nil
 }
 
-// issuedBy are the names that a Secret has once the certificate object that
-// writes it is Ready, whether or not Secrets could be read; none when the object
-// does not exist or writes another Secret.
-func issuedBy(s *inventory.Snapshot, object, secret inventory.Ref) []string {
-	if x := s.Certificate(object); x != nil && x.Secret == secret {
-		return x.Names.DNS
+// writes tells which Secret a certificate object writes, and the names that it
+// has once the object is Ready, whether or not Secrets could be read; zero when
+// the object does not exist.
+func writes(s *inventory.Snapshot, object inventory.Ref) (secret inventory.Ref, names []string) {
+	if x := s.Certificate(object); x != nil {
+		return x.Secret, x.Names.DNS
 	}
-	if x := s.KnativeCertificate(object); x != nil && x.Secret == secret {
-		return x.Names.DNS
+	if x := s.KnativeCertificate(object); x != nil {
+		return x.Secret, x.Names.DNS
 	}
-	return nil
+	return inventory.Ref{}, nil
 }
 
 func verify(s *inventory.Snapshot, c Change) error {
@@ -246,8 +246,8 @@ func verify(s *inventory.Snapshot, c Change) error {
 		case Await:
 			if st, ok := issued[step.Object]; ok {
 				live[st.To()] = st.Hosts()
-			} else if names := issuedBy(s, step.Object, step.To()); len(names) > 0 {
-				live[step.To()] = names
+			} else if secret, names := writes(s, step.Object); secret == step.To() && len(names) > 0 {
+				live[secret] = names
 			}
 		case Switch:
 			names, ok := live[step.To()]
@@ -279,12 +279,7 @@ func verify(s *inventory.Snapshot, c Change) error {
 					}
 				}
 			case step.Object.Kind == "Certificate":
-				var secret inventory.Ref
-				if x := s.Certificate(step.Object); x != nil {
-					secret = x.Secret
-				} else if x := s.KnativeCertificate(step.Object); x != nil {
-					secret = x.Secret
-				}
+				secret, _ := writes(s, step.Object)
 				for _, e := range s.To(secret) {
 					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, secret}] && !slices.Contains(s.Writers(secret), e.From) && len(liveWriters(s, secret, step.Object, gone)) == 0 {
 						return fail("%s uses its Secret in %s, which nobody would renew", e.From, e.Field)

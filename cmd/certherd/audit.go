@@ -68,7 +68,7 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(report.Formats, ", "))
 	c.Flags().StringSliceVar(&failOn, "fail-on", nil, "exit with 2 if there are findings with this reason, or any; repeatable")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
-	_ = c.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(append([]string{"any"}, reasons()...), cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(append([]string{"any"}, controller.Reasons()...), cobra.ShellCompDirectiveNoFileComp))
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		// Before the cluster is read: a typing error should not cost a minute.
 		if !slices.Contains(report.Formats, format) {
@@ -133,12 +133,4 @@ func reportOptions(w io.Writer) report.Options {
 		o.Rules = append(o.Rules, report.Rule{Reason: string(c.Reason), Short: c.Doc, Help: c.Doc, HelpURI: docsURL + strings.ToLower(string(c.Reason)), Level: level})
 	}
 	return o
-}
-
-func reasons() []string {
-	var out []string
-	for _, c := range controller.Checks(controller.Defaults(), nil) {
-		out = append(out, string(c.Reason))
-	}
-	return out
 }
