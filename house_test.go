@@ -28,6 +28,7 @@ const module = "github.com/certherd/certherd"
 // its own layer only where it is below them, and of earlier layers; never of a
 // later one.
 var layers = [][]string{
+	{"api"},
 	{"inventory"},
 	{"plan"},
 	{"cost"},
@@ -42,7 +43,7 @@ var layers = [][]string{
 var beside = []string{"config", "leader", "service", "relay", "e2e", "bench", "examples", "manifests"}
 
 // pure packages decide from what they are given: same input, same bytes.
-var pure = []string{"inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "explain"}
+var pure = []string{"api/v1alpha1", "inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "explain"}
 
 // impure is what a pure package must not import, itself or what is below it.
 var impure = []string{"k8s.io/client-go", "go.uber.org/zap", "net/http", "os", "log", "log/slog"}
