@@ -43,7 +43,7 @@ var layers = [][]string{
 var beside = []string{"config", "leader", "service", "relay", "e2e", "bench", "examples", "manifests"}
 
 // pure packages decide from what they are given: same input, same bytes.
-var pure = []string{"api/v1alpha1", "inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "explain"}
+var pure = []string{"api/v1alpha1", "inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "explain", "relay/shape"}
 
 // impure is what a pure package must not import, itself or what is below it.
 var impure = []string{"k8s.io/client-go", "go.uber.org/zap", "net/http", "os", "log", "log/slog"}
@@ -207,6 +207,24 @@ func TestPurePackagesStayPure(t *testing.T) {
 	}
 	if checked == 0 {
 		t.Error("no pure package was found")
+	}
+}
+
+// TestAuditLinksNoRelay: the protocol buffers of xDS and gRPC are megabytes that an
+// audit has no use for. The relay is a binary of its own, which certherd starts.
+func TestAuditLinksNoRelay(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "./cmd/certherd").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, module+"/inventory") {
+		t.Fatal("the packages of cmd/certherd were not listed")
+	}
+	for _, dep := range deps {
+		if strings.HasPrefix(dep, "github.com/envoyproxy/") || strings.HasPrefix(dep, module+"/relay") {
+			t.Errorf("cmd/certherd links %s: it belongs into cmd/certherd-relay", dep)
+		}
 	}
 }
 

@@ -1,0 +1,189 @@
+package shape
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	// What Kourier puts into Any: a type that is not linked keeps its bytes.
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+)
+
+// deepest is how far Any within Any is followed. Envoy's own configuration needs
+// three or four.
+const deepest = 16
+
+// cache holds what was made of a message, by the digest of its bytes, for what was
+// used in this state or the one before it.
+type cache struct {
+	now, last map[[sha256.Size]byte]any
+}
+
+// turn forgets what the last state did not use.
+func (c *cache) turn() { c.last, c.now = c.now, map[[sha256.Size]byte]any{} }
+
+// cached returns what was made of key, and makes it if that is not known. What
+// names the kind of thing, so that two kinds do not meet.
+func cached[T any](c *cache, what string, key []byte, make func() T) T {
+	h := sha256.New()
+	h.Write([]byte(what))
+	h.Write([]byte{0})
+	h.Write(key)
+	var sum [sha256.Size]byte
+	h.Sum(sum[:0])
+	if v, ok := c.now[sum].(T); ok {
+		return v
+	}
+	v, ok := c.last[sum].(T)
+	if !ok {
+		v = make()
+	}
+	c.now[sum] = v
+	return v
+}
+
+// canonical returns resources in their stable form, sorted by name.
+func canonical[M interface {
+	proto.Message
+	comparable
+}](c *cache, list []M) []M {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]M, 0, len(list))
+	for _, m := range list {
+		out = append(out, stable(c, m))
+	}
+	byName(out)
+	return out
+}
+
+// stable returns the stable form of one message.
+func stable[M proto.Message](c *cache, m M) M {
+	return cached(c, string(m.ProtoReflect().Descriptor().FullName()), marshal(m), func() M {
+		m := proto.Clone(m).(M)
+		settle(m.ProtoReflect(), 0)
+		return m
+	})
+}
+
+// settle brings a message and all below it into their stable form, in place.
+func settle(m protoreflect.Message, depth int) {
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.IsMap():
+			if fd.MapValue().Message() != nil {
+				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+					settle(v.Message(), depth)
+					return true
+				})
+			}
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := range v.List().Len() {
+				settle(v.List().Get(i).Message(), depth)
+			}
+		default:
+			settle(v.Message(), depth)
+		}
+		return true
+	})
+	switch m := m.Interface().(type) {
+	case *anypb.Any:
+		settleAny(m, depth)
+	case *routev3.RouteConfiguration:
+		sortHeaders(m.RequestHeadersToAdd)
+		sortHeaders(m.ResponseHeadersToAdd)
+		slices.SortStableFunc(m.VirtualHosts, func(a, b *routev3.VirtualHost) int {
+			return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), slices.Compare(a.GetDomains(), b.GetDomains()))
+		})
+	case *routev3.VirtualHost:
+		// Envoy refuses a domain that is there twice, so the order decides nothing.
+		slices.Sort(m.Domains)
+		sortHeaders(m.RequestHeadersToAdd)
+		sortHeaders(m.ResponseHeadersToAdd)
+	case *routev3.Route:
+		sortHeaders(m.RequestHeadersToAdd)
+		sortHeaders(m.ResponseHeadersToAdd)
+	case *routev3.RouteMatch:
+		// All of them must match.
+		sortByBytes(m.Headers)
+		sortByBytes(m.QueryParameters)
+	case *routev3.WeightedCluster_ClusterWeight:
+		sortHeaders(m.RequestHeadersToAdd)
+		sortHeaders(m.ResponseHeadersToAdd)
+	case *listenerv3.FilterChainMatch:
+		slices.Sort(m.ServerNames)
+		slices.Sort(m.ApplicationProtocols)
+		slices.Sort(m.SourcePorts)
+		sortByBytes(m.PrefixRanges)
+		sortByBytes(m.SourcePrefixRanges)
+		sortByBytes(m.DirectSourcePrefixRanges)
+	case *listenerv3.Listener:
+		sortByBytes(m.FilterChains)
+	case *endpointv3.LocalityLbEndpoints:
+		sortByBytes(m.LbEndpoints)
+	}
+}
+
+// settleAny brings the message within an Any into its stable form, if its type is
+// linked and its bytes are of that type.
+func settleAny(a *anypb.Any, depth int) {
+	if depth >= deepest || len(a.GetValue()) == 0 {
+		return
+	}
+	mt, err := protoregistry.GlobalTypes.FindMessageByURL(a.GetTypeUrl())
+	if err != nil {
+		return
+	}
+	inner := mt.New()
+	if proto.Unmarshal(a.GetValue(), inner.Interface()) != nil {
+		return
+	}
+	settle(inner, depth+1)
+	if b := marshal(inner.Interface()); b != nil {
+		a.Value = b
+	}
+}
+
+// sortHeaders sorts headers that are added by their names. Those of one name keep
+// their order, which is the order of the values.
+func sortHeaders(list []*corev3.HeaderValueOption) {
+	slices.SortStableFunc(list, func(a, b *corev3.HeaderValueOption) int {
+		return cmp.Compare(strings.ToLower(a.GetHeader().GetKey()), strings.ToLower(b.GetHeader().GetKey()))
+	})
+}
+
+func sortByBytes[M proto.Message](list []M) {
+	if len(list) < 2 {
+		return
+	}
+	type keyed struct {
+		m   M
+		key []byte
+	}
+	sorted := make([]keyed, len(list))
+	for i, m := range list {
+		sorted[i] = keyed{m, marshal(m)}
+	}
+	slices.SortStableFunc(sorted, func(a, b keyed) int { return slices.Compare(a.key, b.key) })
+	for i := range sorted {
+		list[i] = sorted[i].m
+	}
+}
