@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/base64"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // A Collector turns API objects into a Snapshot. A source uses it in this order:
@@ -414,6 +417,9 @@ type labelHit struct {
 // Scan reads one object of a kind that has no verdict: doc is its JSON. It
 // finds what its known fields refer to, and what its other strings could name.
 func (c *Collector) Scan(group, kind string, doc []byte) error {
+	if ours(group, kind) {
+		return c.scanOurs(group, kind, doc)
+	}
 	s := &c.scan
 	s.hits, s.fields, s.labels, s.lookup = s.hits[:0], s.fields[:0], s.labels[:0], ""
 	s.besides, s.env = map[int]string{}, map[int]*envVar{}
@@ -530,6 +536,17 @@ func (c *Collector) Scan(group, kind string, doc []byte) error {
 	if group == GroupGateway && kind == "ReferenceGrant" {
 		c.grant(from, doc)
 	}
+	return nil
+}
+
+// scanOurs reads a Consolidation: it names what it proposes to replace, which is
+// no use of it. As an owner it counts like any other.
+func (c *Collector) scanOurs(group, kind string, doc []byte) error {
+	var o metav1.PartialObjectMetadata
+	if err := json.Unmarshal(doc, &o); err != nil {
+		return err
+	}
+	c.owner(Ref{Group: c.str(group), Kind: c.str(kind), Namespace: c.str(o.Namespace), Name: c.str(o.Name)}, string(o.UID))
 	return nil
 }
 

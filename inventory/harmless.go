@@ -3,7 +3,14 @@ package inventory
 import (
 	"slices"
 	"strings"
+
+	"github.com/certherd/certherd/api/v1alpha1"
 )
+
+// ours reports certherd's own objects that name certificates and Secrets in plain
+// text, so that people can read them. Were they scanned, a proposal would make
+// unknown for ever what it is about.
+func ours(group, kind string) bool { return group == v1alpha1.Group && kind == v1alpha1.Kind }
 
 // ignoredPath reports whether a string is never a reference, in any kind: what
 // identifies the object itself, what its controller reports, and what

@@ -192,6 +192,7 @@ func (c *Collector) addObject(o any) {
 			Names:          c.names("", o.Spec.DNSNames, nil, nil, nil),
 			Class:          c.str(o.Annotations[networking.CertificateClassAnnotationKey]),
 			Type:           c.str(o.Labels[networking.CertificateTypeLabelKey]),
+			Domain:         c.str(o.Spec.Domain),
 			WildcardDomain: c.str(o.Labels[networking.WildcardCertDomainLabelKey]),
 			Ready:          o.IsReady(),
 		}

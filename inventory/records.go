@@ -78,6 +78,9 @@ type KnativeCertificate struct {
 	// external-domain (also when the label is missing), cluster-local-domain or
 	// system-internal.
 	Type string
+	// Domain is spec.domain, the base domain of the Route that it was made for;
+	// empty for a namespace's wildcard.
+	Domain string
 	// WildcardDomain is the label by which Routes find a wildcard.
 	WildcardDomain string
 	Ready          bool

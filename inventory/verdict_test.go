@@ -116,6 +116,13 @@ core Secret {"metadata":{"namespace":"a","name":"master","uid":"m1"},"type":"Opa
 ` + certificate, webCertificate, Unused, ""},
 		{"a Certificate that owns itself is unknown and no endless loop", fmt.Sprintf(certificateOf, ownedBy("cert-manager.io/v1", "Certificate", "web-tls", "c1", true)), webCertificate, Unknown, Owner},
 
+		{"a Secret that a Consolidation names is unused", secret + consolidation("web-tls", "c1"), webSecret, Unused, ""},
+		{"so is a Certificate", secret + certificate + consolidation("web", "c1"), webCertificate, Unused, ""},
+		{"and a Secret that is named like it", secret + consolidation("web", "c1"), webSecret, Unused, ""},
+		{"another kind of its group mentions it", secret + strings.Replace(consolidation("web-tls", "c1"), "Consolidation", "Other", 1), webSecret, Unknown, Mention},
+		{"a Secret that a Consolidation owns is unknown", `core Secret {"metadata":{"namespace":"a","name":"web-tls","uid":"s1","ownerReferences":[{"apiVersion":"certherd.dev/v1alpha1","kind":"Consolidation","name":"x","uid":"c1"}]},"type":"kubernetes.io/tls"}
+` + consolidation("x", "c1"), webSecret, Unknown, Owner},
+
 		// Knative.
 		{"a Knative Certificate of a Route that serves with it is used", perRouteC + fmt.Sprintf(kingress, "route-1", "True"), routeK, Used, Field},
 		{"so is the Certificate made for it", perRouteC + fmt.Sprintf(kingress, "route-1", "True"), routeC, Used, Field},
@@ -223,4 +230,10 @@ external-secrets.io ExternalSecret {"metadata":{"namespace":"b","name":"x","uid"
 
 func deployment(namespace, container string) string {
 	return fmt.Sprintf("apps Deployment {\"metadata\":{\"namespace\":%q,\"name\":\"d\",\"uid\":\"d9\"},\"spec\":{\"template\":{\"spec\":{\"containers\":[{%s}]}}}}\n", namespace, container)
+}
+
+// consolidation names the Secret web-tls in every place where it may.
+func consolidation(name, uid string) string {
+	return fmt.Sprintf("certherd.dev Consolidation {\"metadata\":{\"namespace\":\"a\",\"name\":%q,\"uid\":%q,\"annotations\":{\"x\":\"web-tls\"}},"+
+		"\"spec\":{\"secretName\":\"web-tls\",\"members\":[{\"kind\":\"Certificate\",\"name\":\"web-tls\",\"secretName\":\"web-tls\"}]},\"status\":{\"message\":\"a/web-tls\"}}\n", name, uid)
 }
