@@ -129,10 +129,10 @@ func (a *Audit) Changes() iter.Seq[[]report.Change] {
 		a.parts(a.changing, func(p plan.Plan) bool {
 			p.Findings = nil
 			_, held := a.o.Gate.Decide(p, a.s, a.s.Taken)
-			why := reasonsOf(held)
+			holds := byID(held)
 			part := make([]report.Change, 0, len(p.Changes))
 			for i := range p.Changes {
-				part = append(part, reportChange(&p.Changes[i], why[p.Changes[i].ID]))
+				part = append(part, reportChange(&p.Changes[i], holds[p.Changes[i].ID]))
 				*p.Changes[i].Why, p.Changes[i] = plan.Finding{}, plan.Change{}
 			}
 			return yield(part)

@@ -153,26 +153,30 @@ func reportFindings(findings []plan.Finding) []report.Finding {
 }
 
 func reportChanges(changes []plan.Change, held []gate.Held) []report.Change {
-	why := reasonsOf(held)
+	holds := byID(held)
 	out := make([]report.Change, 0, len(changes))
 	for i := range changes {
 		c := &changes[i]
-		out = append(out, reportChange(c, why[c.ID]))
+		out = append(out, reportChange(c, holds[c.ID]))
 	}
 	return out
 }
 
-// reasonsOf says by the ID of each change that is held why it is.
-func reasonsOf(held []gate.Held) map[string]string {
-	why := make(map[string]string, len(held))
+// byID are the changes that are held, by their IDs.
+func byID(held []gate.Held) map[string]*gate.Held {
+	out := make(map[string]*gate.Held, len(held))
 	for i := range held {
-		why[held[i].Change.ID] = held[i].Why
+		out[held[i].Change.ID] = &held[i]
 	}
-	return why
+	return out
 }
 
-func reportChange(c *plan.Change, held string) report.Change {
-	x := report.Change{ID: c.ID, Reason: string(c.Why.Reason), Wildcard: c.Why.Wildcard, Message: c.Why.Message, Steps: make([]report.Step, 0, len(c.Steps)), Held: held}
+// reportChange shows a change; held is nil where nothing holds it.
+func reportChange(c *plan.Change, held *gate.Held) report.Change {
+	x := report.Change{ID: c.ID, Reason: string(c.Why.Reason), Wildcard: c.Why.Wildcard, Message: c.Why.Message, Steps: make([]report.Step, 0, len(c.Steps))}
+	if held != nil {
+		x.Held, x.Digest = held.Why, held.Digest
+	}
 	for i := range c.Steps {
 		st := &c.Steps[i]
 		y := report.Step{Action: string(st.Action), Object: report.Ref(st.Object)}

@@ -4,6 +4,8 @@ package gate
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"math"
@@ -84,8 +86,11 @@ type Policy struct {
 	MaxShare float64
 	// Ignore are the opt-outs by configuration; those by annotation always hold.
 	Ignore Ignore
-	// Approvals are what a person has approved.
+	// Approvals are what persons have approved.
 	Approvals []Approval
+	// Prompt lets what is approved begin without a round of its rule; windows and
+	// budgets hold.
+	Prompt bool
 	// Stopped, if not empty, holds everything and says why: something that a
 	// person has to look at first.
 	Stopped string
@@ -131,21 +136,32 @@ func Defaults() Policy {
 // Approval is a person's consent to a change in the state in which it was
 // looked at.
 type Approval struct {
-	// ID is that of the change, or WholePlan.
+	// ID is that of the change.
 	ID string
-	// Digest pins the state: that of the change (see Digest) or of the whole
-	// plan (plan.Plan.Digest); for WholePlan only the latter.
+	// Digest pins the state (see Digest).
 	Digest string
+	// Whole says that it was given in view of the whole plan and of how much that
+	// takes away: what was approved so does not count for the circuit breaker.
+	Whole bool
 }
-
-// WholePlan is the ID of an approval of everything in a plan. It also closes
-// the circuit breaker for that plan, because whoever gave it has seen how much
-// the plan takes away.
-const WholePlan = "*"
 
 // Digest is equal for changes that would do the same to the same versions of
 // the same objects.
 func Digest(c plan.Change) string { return plan.Plan{Changes: []plan.Change{c}}.Digest() }
+
+// Token is what a person approves: the ID of a change, and enough of its digest
+// to tell the state that was looked at from others.
+func Token(id, digest string) string { return id + "@" + digest[:min(shownDigest, len(digest))] }
+
+// WholeDigest pins a whole plan by the digests of the changes in it that wait for
+// a person, in any order.
+func WholeDigest(digests []string) string {
+	h := sha256.New()
+	for _, d := range slices.Sorted(slices.Values(digests)) {
+		fmt.Fprintln(h, d)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:shownDigest]
+}
 
 // Cleared are the changes that may be carried out. Only Decide makes one.
 type Cleared struct{ changes []plan.Change }
@@ -166,8 +182,8 @@ const (
 	OptedOut    Cause = "opt-out"
 	Managed     Cause = "managed" // a GitOps tool would undo it
 	Stopped     Cause = "stopped"
-	NotDue      Cause = "schedule"
 	Unapproved  Cause = "approval"
+	NotDue      Cause = "schedule"
 	TooMuch     Cause = "share" // the circuit breaker
 	OutOfWindow Cause = "window"
 	OverBudget  Cause = "budget"
@@ -176,7 +192,7 @@ const (
 const (
 	timeFormat   = "2006-01-02 15:04 MST"
 	auditMessage = "audit: certherd only reports"
-	shownDigest  = 12   // characters, enough for a person to tell two apart
+	shownDigest  = 10   // characters, enough for a person to tell two apart
 	epsilon      = 1e-9 // 0.1 of 30 is 3, whatever floating point makes of it
 )
 
@@ -187,16 +203,21 @@ type Held struct {
 	// Why says in words what holds it and, where somebody can do something
 	// about it, what.
 	Why string
+	// Digest is what an Approval has to name; empty unless one would help, which
+	// it does where Cause is Unapproved or TooMuch.
+	Digest string
 }
 
 // Decide parts a plan's changes into those that may be carried out and those
 // that are held. A change is never in both, and never in neither. s is the
 // Snapshot that the plan was made of; now, which may be later, decides about
 // windows, and its location is the one that times are told in. The outcome does
-// not depend on the order of the plan's changes (but the digest of a plan does,
-// and with it what an approval of the whole plan is for).
+// not depend on the order of the plan's changes.
 func (g Policy) Decide(p plan.Plan, s *inventory.Snapshot, now time.Time) (Cleared, []Held) {
-	d := decision{Policy: g, s: s, plan: p, ids: map[string]int{}, requests: map[inventory.Ref]*inventory.Meta{}}
+	d := decision{Policy: g, s: s, ids: map[string]int{}, requests: map[inventory.Ref]*inventory.Meta{}, approvals: map[string][]Approval{}}
+	for _, a := range g.Approvals {
+		d.approvals[a.ID] = append(d.approvals[a.ID], a)
+	}
 	for i := range s.Requests {
 		d.requests[s.Requests[i].Ref] = &s.Requests[i].Meta
 	}
@@ -204,30 +225,60 @@ func (g Policy) Decide(p plan.Plan, s *inventory.Snapshot, now time.Time) (Clear
 		d.ids[c.ID]++
 	}
 	changes := slices.Clone(p.Changes)
-	slices.SortStableFunc(changes, func(a, b plan.Change) int {
-		return cmp.Or(a.Why.Object.Compare(b.Why.Object), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortStableFunc(changes, compareChanges)
 	held := make([]Held, 0, len(changes))
 	hold := func(c plan.Change, cause Cause, why string) {
-		held = append(held, Held{Change: c, Cause: cause, Why: why})
+		h := Held{Change: c, Cause: cause, Why: why}
+		if cause == Unapproved || cause == TooMuch {
+			h.Digest = Digest(c)
+		}
+		held = append(held, h)
 	}
 
-	var left []plan.Change
+	// due and later are what may be done in this round, and in the next of each
+	// rule; seen is what of it a person has seen as part of the whole.
+	var due, seen []plan.Change
+	later := map[Rule][]plan.Change{}
 	for _, c := range changes {
-		if cause, why := d.forbidden(c, now.Location()); cause != "" {
+		rule, _ := RuleOf(c.Why.Reason)
+		a := d.approval(c)
+		cause, why := d.forbidden(c, a)
+		switch {
+		case cause != "":
 			hold(c, cause, why)
-		} else {
-			left = append(left, c)
+		case g.Terms[rule].Next.IsZero() || g.Prompt && a >= approved:
+			if a == approvedWhole {
+				seen = append(seen, c)
+			} else {
+				due = append(due, c)
+			}
+		case a == approvedWhole:
+			hold(c, NotDue, d.notDue(rule, now.Location()))
+		default:
+			later[rule] = append(later[rule], c)
 		}
 	}
-
 	total := certificates(s)
-	if why := d.tooMuch(left, total); why != "" {
-		for _, c := range left {
+	for _, rule := range Rules() {
+		// That a round will be stopped is to be known before it begins.
+		cause, why := TooMuch, d.tooMuch(later[rule], total)
+		if why == "" {
+			cause, why = NotDue, d.notDue(rule, now.Location())
+		}
+		for _, c := range later[rule] {
+			hold(c, cause, why)
+		}
+	}
+	left := seen
+	if why := d.tooMuch(due, total); why != "" {
+		for _, c := range due {
 			hold(c, TooMuch, why)
 		}
-		return Cleared{}, held
+	} else {
+		left = append(left, due...)
+		slices.SortStableFunc(left, compareChanges)
 	}
+	sayHow(held)
 
 	var cleared []plan.Change
 	accounts := map[Rule]*account{}
@@ -247,28 +298,50 @@ func (g Policy) Decide(p plan.Plan, s *inventory.Snapshot, now time.Time) (Clear
 	return Cleared{cleared}, held
 }
 
+func compareChanges(a, b plan.Change) int {
+	return cmp.Or(a.Why.Object.Compare(b.Why.Object), cmp.Compare(a.ID, b.ID))
+}
+
 // decision is one call of Decide.
 type decision struct {
 	Policy
-	s          *inventory.Snapshot
-	plan       plan.Plan
-	planDigest string
-	ids        map[string]int
-	requests   map[inventory.Ref]*inventory.Meta
+	s         *inventory.Snapshot
+	ids       map[string]int
+	requests  map[inventory.Ref]*inventory.Meta
+	approvals map[string][]Approval // by the ID of the change
 }
 
-// digest is that of the whole plan, made when it is asked for: it takes longer
-// than the rest of a decision.
-func (d *decision) digest() string {
-	if d.planDigest == "" {
-		d.planDigest = d.plan.Digest()
+// consent is what persons have said to a change.
+type consent int
+
+const (
+	notApproved   consent = iota
+	approvedOther         // in another state
+	approved
+	approvedWhole // in view of the whole plan
+)
+
+func (d *decision) approval(c plan.Change) consent {
+	list := d.approvals[c.ID]
+	if len(list) == 0 {
+		return notApproved
 	}
-	return d.planDigest
+	found, digest := approvedOther, Digest(c)
+	for _, a := range list {
+		switch {
+		case a.Digest != digest:
+		case a.Whole:
+			return approvedWhole
+		default:
+			found = approved
+		}
+	}
+	return found
 }
 
 // forbidden says why a change must wait whatever its size and the hour; the
 // cause is empty when nothing speaks against it.
-func (d *decision) forbidden(c plan.Change, zone *time.Location) (Cause, string) {
+func (d *decision) forbidden(c plan.Change, a consent) (Cause, string) {
 	rule, ok := RuleOf(c.Why.Reason)
 	terms := d.Terms[rule]
 	switch {
@@ -303,12 +376,35 @@ func (d *decision) forbidden(c plan.Change, zone *time.Location) (Cause, string)
 	switch {
 	case d.Stopped != "":
 		return Stopped, d.Stopped
-	case !terms.Next.IsZero():
-		return NotDue, fmt.Sprintf("the next round of %s is at %s", rule, terms.Next.In(zone).Format(timeFormat))
-	case terms.Mode == Propose:
-		return d.unapproved(c)
+	case terms.Mode == Propose && a == notApproved:
+		return Unapproved, fmt.Sprintf("it waits for `certherd approve %s`", Token(c.ID, Digest(c)))
+	case terms.Mode == Propose && a == approvedOther:
+		return Unapproved, fmt.Sprintf("what was approved is another state than this one: look again, then `certherd approve %s`", Token(c.ID, Digest(c)))
 	}
 	return "", ""
+}
+
+func (d *decision) notDue(rule Rule, zone *time.Location) string {
+	return fmt.Sprintf("the next round of %s is at %s", rule, d.Terms[rule].Next.In(zone).Format(timeFormat))
+}
+
+// sayHow tells how to approve what is too much, which needs all that waits.
+func sayHow(held []Held) {
+	var waiting []string
+	for i := range held {
+		if held[i].Digest != "" {
+			waiting = append(waiting, held[i].Digest)
+		}
+	}
+	how := ""
+	for i := range held {
+		if held[i].Cause == TooMuch {
+			if how == "" {
+				how = fmt.Sprintf(": look at what waits (`certherd approve --list`) and approve all of it (`certherd approve --all=%s`), or raise maxShare", WholeDigest(waiting))
+			}
+			held[i].Why += how
+		}
+	}
 }
 
 // used says why a change would take something away that may be used.
@@ -352,32 +448,7 @@ func (d *decision) managed(c plan.Change) string {
 	return ""
 }
 
-// unapproved says what is missing for a change of a rule that proposes.
-func (d *decision) unapproved(c plan.Change) (Cause, string) {
-	if d.planApproved() {
-		return "", ""
-	}
-	other := false
-	for _, a := range d.Approvals {
-		if a.ID != c.ID {
-			continue
-		}
-		if a.Digest == d.digest() || a.Digest == Digest(c) {
-			return "", ""
-		}
-		other = true
-	}
-	if other {
-		return Unapproved, fmt.Sprintf("what was approved is another state than this one: look again, then `certherd approve %s`", c.ID)
-	}
-	return Unapproved, fmt.Sprintf("it waits for `certherd approve %s`", c.ID)
-}
-
-func (d *decision) planApproved() bool {
-	return len(d.Approvals) > 0 && slices.Contains(d.Approvals, Approval{ID: WholePlan, Digest: d.digest()})
-}
-
-// tooMuch is the circuit breaker.
+// tooMuch is the circuit breaker, for what nobody has seen as part of a whole.
 func (d *decision) tooMuch(changes []plan.Change, total int) string {
 	gone := map[inventory.Ref]bool{}
 	for _, c := range changes {
@@ -387,15 +458,15 @@ func (d *decision) tooMuch(changes []plan.Change, total int) string {
 	if !isShare(limit) {
 		limit = 0
 	}
-	if float64(len(gone)) <= limit*float64(total)+epsilon || d.planApproved() {
+	if float64(len(gone)) <= limit*float64(total)+epsilon {
 		return ""
 	}
 	of := 1.0
 	if total > 0 {
 		of = float64(len(gone)) / float64(total)
 	}
-	return fmt.Sprintf("this round would take away %d of %d certificates (%s), and more than %s at once needs a person: look at the whole plan and approve it (digest %.*s), or raise maxShare",
-		len(gone), total, Percent(of), Percent(limit), shownDigest, d.digest())
+	return fmt.Sprintf("this round would take away %d of %d certificates (%s), and more than %s at once needs a person",
+		len(gone), total, Percent(of), Percent(limit))
 }
 
 // removal is what a change takes away.

@@ -2,6 +2,7 @@ package gate_test
 
 import (
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,25 @@ func TestDecide(t *testing.T) {
 		edit(&c)
 		return plan.Plan{Changes: []plan.Change{c}}
 	}
+	approve := func(c plan.Change) gate.Approval { return gate.Approval{ID: c.ID, Digest: gate.Digest(c)} }
+	whole := func(p plan.Plan) (all []gate.Approval) {
+		for _, c := range p.Changes {
+			all = append(all, gate.Approval{ID: c.ID, Digest: gate.Digest(c), Whole: true})
+		}
+		return all
+	}
+	// How a person is told to approve.
+	token := func(p plan.Plan, id string) string {
+		i := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.ID == id })
+		return "`certherd approve " + id + "@" + gate.Digest(p.Changes[i])[:10] + "`"
+	}
+	all := func(p plan.Plan) string {
+		var digests []string
+		for _, c := range p.Changes {
+			digests = append(digests, gate.Digest(c))
+		}
+		return "look at what waits (`certherd approve --list`) and approve all of it (`certherd approve --all=" + gate.WholeDigest(digests) + "`), or raise maxShare"
+	}
 	propose := func(a ...gate.Approval) gate.Policy {
 		g := with(func(t *gate.Terms) { t.Mode = gate.Propose })
 		g.Approvals = a
@@ -121,6 +141,13 @@ func TestDecide(t *testing.T) {
 		g.MaxShare, g.Approvals = x, a
 		return g
 	}
+	next := func(g gate.Policy) gate.Policy {
+		t := g.Terms[gate.GC]
+		t.Next = noon.Add(time.Hour)
+		g.Terms[gate.GC] = t
+		return g
+	}
+	prompt := func(g gate.Policy) gate.Policy { g.Prompt = true; return g }
 	// The Secrets of the world: 10 orphans and 6 others.
 	for name, tc := range map[string]struct {
 		policy gate.Policy
@@ -171,18 +198,21 @@ func TestDecide(t *testing.T) {
 		"labels nobody has seen hold": {ignore(gate.Ignore{Selectors: selectors(t, "tier=gold")}), plan.Plan{Changes: []plan.Change{orphan("orphan-01", "elsewhere")}}, nil,
 			"; Secret/team/elsewhere is not in the snapshot, so that its labels cannot be looked at for opt-outs"},
 
-		"propose waits":                   {propose(), one, nil, "; it waits for `certherd approve id-orphan-01`"},
-		"an approval of the change":       {propose(gate.Approval{ID: "id-orphan-01", Digest: gate.Digest(orphan("orphan-01"))}), three, nil, "id-orphan-01; it waits for `certherd approve id-orphan-02`"},
-		"an approval in the plan's state": {propose(gate.Approval{ID: "id-orphan-02", Digest: three.Digest()}), three, nil, "id-orphan-02; it waits for `certherd approve id-orphan-01`"},
-		"an approval of the whole plan":   {propose(gate.Approval{ID: gate.WholePlan, Digest: three.Digest()}), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
-		"an approval of another plan":     {propose(gate.Approval{ID: gate.WholePlan, Digest: one.Digest()}), three, nil, "; it waits for `certherd approve id-orphan-01`"},
-		"an approval of another state":    {propose(gate.Approval{ID: "id-orphan-01", Digest: gate.Digest(orphan("orphan-01", "orphan-02"))}), one, nil, "; what was approved is another state than this one: look again, then `certherd approve id-orphan-01`"},
-		"an approval without a digest":    {propose(gate.Approval{ID: "id-orphan-01"}, gate.Approval{ID: gate.WholePlan}), one, nil, "; what was approved is another state than this one: look again, then `certherd approve id-orphan-01`"},
-		"the right approval among others": {propose(gate.Approval{ID: "id-orphan-01"}, gate.Approval{ID: "id-orphan-01", Digest: one.Digest()}), one, nil, "id-orphan-01"},
-		"an approval does not end audit":  {gate.Policy{MaxShare: 1, Approvals: []gate.Approval{{ID: gate.WholePlan, Digest: one.Digest()}}}, one, nil, "; audit: certherd only reports"},
+		"propose waits":                   {propose(), one, nil, "; it waits for " + token(one, "id-orphan-01")},
+		"an approval of the change":       {propose(approve(orphan("orphan-01"))), three, nil, "id-orphan-01; it waits for " + token(three, "id-orphan-02")},
+		"an approval of the whole plan":   {propose(whole(three)...), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
+		"an approval of another plan":     {propose(whole(one)...), three, nil, "id-orphan-01; it waits for " + token(three, "id-orphan-02")},
+		"an approval of another state":    {propose(gate.Approval{ID: "id-orphan-01", Digest: gate.Digest(orphan("orphan-01", "orphan-02"))}), one, nil, "; what was approved is another state than this one: look again, then " + token(one, "id-orphan-01")},
+		"an approval of another change":   {propose(gate.Approval{ID: "id-orphan-02", Digest: one.Digest()}), one, nil, "; it waits for " + token(one, "id-orphan-01")},
+		"an approval without a digest":    {propose(gate.Approval{ID: "id-orphan-01", Whole: true}), one, nil, "; what was approved is another state than this one: look again, then " + token(one, "id-orphan-01")},
+		"the right approval among others": {propose(gate.Approval{ID: "id-orphan-01"}, approve(one.Changes[0])), one, nil, "id-orphan-01"},
+		"an approval does not end audit":  {gate.Policy{MaxShare: 1, Approvals: whole(one)}, one, nil, "; audit: certherd only reports"},
+		"an approval waits for its round": {next(propose(whole(one)...)), one, nil, "; the next round of gc is at 2026-11-23 13:00 UTC"},
+		"unless it is to be prompt":       {prompt(next(propose(whole(one)...))), three, nil, "id-orphan-01; it waits for " + token(three, "id-orphan-02")},
+		"prompt is what is approved only": {prompt(next(share(1, whole(one)...))), three, nil, "id-orphan-01; the next round of gc is at 2026-11-23 13:00 UTC"},
 		"an approval opens no window": {func() gate.Policy {
 			g := window("0 22 * * *", time.Hour)
-			g.Approvals = []gate.Approval{{ID: gate.WholePlan, Digest: one.Digest()}}
+			g.Approvals, g.Prompt = whole(one), true
 			return g
 		}(), one, nil, "; it is outside of every window; the next opens at 2026-11-23 22:00 UTC"},
 		"inside of a window":               {window("0 11 * * *", 2*time.Hour), one, nil, "id-orphan-01"},
@@ -209,13 +239,18 @@ func TestDecide(t *testing.T) {
 
 		"what two take away counts once": {budget(1, 1), plan.Plan{Changes: []plan.Change{orphan("orphan-01"), func() plan.Change { c := orphan("orphan-01"); c.ID = "id-second"; return c }()}}, nil, "id-orphan-01 id-second"},
 
-		"the breaker trips":     {share(0.18), three, nil, "; this round would take away 3 of 16 certificates (18.8%), and more than 18% at once needs a person: look at the whole plan and approve it (digest " + three.Digest()[:12] + "), or raise maxShare"},
-		"just below the share":  {share(3.0 / 16), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
-		"a person has seen it":  {share(0.18, gate.Approval{ID: gate.WholePlan, Digest: three.Digest()}), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
-		"no share at all":       {share(0), one, nil, "; this round would take away 1 of 16 certificates (6.3%), and more than 0% at once needs a person: look at the whole plan and approve it (digest " + one.Digest()[:12] + "), or raise maxShare"},
-		"a share that is none":  {share(math.Inf(1)), one, nil, "; this round would take away 1 of 16 certificates (6.3%), and more than 0% at once needs a person: look at the whole plan and approve it (digest " + one.Digest()[:12] + "), or raise maxShare"},
-		"requests trip nothing": {share(0), plan.Plan{Changes: []plan.Change{residue()}}, nil, "id-old"},
-		"held ones do not trip": {func() gate.Policy { g := share(1.0 / 16); g.Ignore.Names = []string{"*-02", "*-03"}; return g }(), three, nil, `id-orphan-01; Secret/team/orphan-02 is opted out by the name pattern "*-02"`},
+		"the breaker trips":                {share(0.18), three, nil, "; this round would take away 3 of 16 certificates (18.8%), and more than 18% at once needs a person: " + all(three)},
+		"it is known before the round":     {next(share(0.18)), three, nil, "; this round would take away 3 of 16 certificates (18.8%), and more than 18% at once needs a person: " + all(three)},
+		"just below the share":             {share(3.0 / 16), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
+		"a person has seen it":             {share(0.18, whole(three)...), three, nil, "id-orphan-01 id-orphan-02 id-orphan-03"},
+		"a person has seen more":           {share(0.01, whole(three)...), one, nil, "id-orphan-01"},
+		"a person has seen part of it":     {share(0.07, whole(one)...), three, nil, "id-orphan-01; this round would take away 2 of 16 certificates (12.5%), and more than 7% at once needs a person: " + all(plan.Plan{Changes: []plan.Change{three.Changes[0], three.Changes[2]}})},
+		"a person has seen one by one":     {share(0.18, approve(three.Changes[0]), approve(three.Changes[1]), approve(three.Changes[2])), three, nil, "; this round would take away 3 of 16 certificates (18.8%), and more than 18% at once needs a person: " + all(three)},
+		"a person has seen what was there": {share(0.18, gate.Approval{ID: "id-orphan-01", Whole: true}), three, nil, "; this round would take away 3 of 16 certificates (18.8%), and more than 18% at once needs a person: " + all(three)},
+		"no share at all":                  {share(0), one, nil, "; this round would take away 1 of 16 certificates (6.3%), and more than 0% at once needs a person: " + all(one)},
+		"a share that is none":             {share(math.Inf(1)), one, nil, "; this round would take away 1 of 16 certificates (6.3%), and more than 0% at once needs a person: " + all(one)},
+		"requests trip nothing":            {share(0), plan.Plan{Changes: []plan.Change{residue()}}, nil, "id-old"},
+		"held ones do not trip":            {func() gate.Policy { g := share(1.0 / 16); g.Ignore.Names = []string{"*-02", "*-03"}; return g }(), three, nil, `id-orphan-01; Secret/team/orphan-02 is opted out by the name pattern "*-02"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cleared, held := tc.policy.Decide(tc.plan, world(tc.gaps...), noon)

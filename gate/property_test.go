@@ -123,9 +123,8 @@ func (r random) window(t testing.TB) gate.Window {
 	}
 }
 
-// policy is one for a plan; approvals of the whole plan only where asked for,
-// because they pin its order.
-func (r random) policy(t testing.TB, p plan.Plan, whole bool) gate.Policy {
+// policy is one for a plan.
+func (r random) policy(t testing.TB, p plan.Plan) gate.Policy {
 	g := gate.Policy{MaxShare: r.share(), Terms: map[gate.Rule]gate.Terms{}}
 	for _, rule := range append(gate.Rules(), "other") {
 		if r.maybe(1) {
@@ -148,12 +147,10 @@ func (r random) policy(t testing.TB, p plan.Plan, whole bool) gate.Policy {
 	}
 	for _, c := range p.Changes {
 		if r.maybe(3) {
-			g.Approvals = append(g.Approvals, gate.Approval{ID: c.ID, Digest: pick(r, gate.Digest(c), "", "another")})
+			g.Approvals = append(g.Approvals, gate.Approval{ID: c.ID, Digest: pick(r, gate.Digest(c), "", "another"), Whole: r.maybe(5)})
 		}
 	}
-	if whole && r.maybe(3) {
-		g.Approvals = append(g.Approvals, gate.Approval{ID: gate.WholePlan, Digest: pick(r, p.Digest(), "")})
-	}
+	g.Prompt = r.maybe(5)
 	if r.maybe(2) {
 		g.Ignore = gate.Ignore{Namespaces: []string{pick(r, "a", "c", "[")}, Names: []string{pick(r, "x1", "b/*", "nothing")}, Selectors: []labels.Selector{pick(r, labels.SelectorFromSet(labels.Set{"tier": "gold"}), nil)}}
 	}
@@ -215,8 +212,7 @@ func TestProperties(t *testing.T) {
 		r := random{rand.New(rand.NewPCG(seed, 1))}
 		s := r.snapshot()
 		p := r.plan(s)
-		whole := seed%2 == 0
-		g := r.policy(t, p, whole)
+		g := r.policy(t, p)
 		cleared, held := g.Decide(p, s, noon)
 		fail := func(format string, a ...any) {
 			t.Helper()
@@ -239,6 +235,9 @@ func TestProperties(t *testing.T) {
 			seen[h.Cause]++
 			if h.Cause == "" || h.Why == "" {
 				fail("%s is held without a word", h.Change.ID)
+			}
+			if asks := h.Cause == gate.Unapproved || h.Cause == gate.TooMuch; asks != (h.Digest != "") || asks && h.Digest != gate.Digest(h.Change) {
+				fail("%s is held by cause %q with digest %q", h.Change.ID, h.Cause, h.Digest)
 			}
 		}
 		for k, n := range count {
@@ -272,10 +271,12 @@ func TestProperties(t *testing.T) {
 					fail("%s takes %s away, which is not ours to take", c.ID, st.Object)
 				}
 			}
-			if mode == gate.Propose && !slices.ContainsFunc(g.Approvals, func(a gate.Approval) bool {
-				return a.ID == c.ID && a.Digest == gate.Digest(c) || a.ID == gate.WholePlan && a.Digest == p.Digest()
-			}) {
+			approved := slices.ContainsFunc(g.Approvals, func(a gate.Approval) bool { return a.ID == c.ID && a.Digest == gate.Digest(c) })
+			if mode == gate.Propose && !approved {
 				fail("%s was cleared without an approval", c.ID)
+			}
+			if !g.Terms[rule].Next.IsZero() && !(g.Prompt && approved) {
+				fail("%s was cleared before its round", c.ID)
 			}
 		}
 
@@ -291,26 +292,26 @@ func TestProperties(t *testing.T) {
 				fail("%d certificates and %d objects in all go beyond %+v of %d", certificates, objects, b, all(s))
 			}
 		}
-		approved := slices.Contains(g.Approvals, gate.Approval{ID: gate.WholePlan, Digest: p.Digest()})
-		if n, _ := gone(s, cleared.Changes()); n > 0 && !approved && !(g.MaxShare <= 1 && float64(n) <= g.MaxShare*float64(all(s))+1e-9) {
+		unseen := slices.DeleteFunc(cleared.Changes(), func(c plan.Change) bool {
+			return slices.Contains(g.Approvals, gate.Approval{ID: c.ID, Digest: gate.Digest(c), Whole: true})
+		})
+		if n, _ := gone(s, unseen); n > 0 && !(g.MaxShare <= 1 && float64(n) <= g.MaxShare*float64(all(s))+1e-9) {
 			fail("%d of %d certificates go beyond the share of %v", n, all(s), g.MaxShare)
 		}
 
 		// The order of the plan decides nothing.
-		if !whole {
-			q := plan.Plan{Changes: slices.Clone(p.Changes)}
-			r.Shuffle(len(q.Changes), func(i, j int) { q.Changes[i], q.Changes[j] = q.Changes[j], q.Changes[i] })
-			again, heldAgain := g.Decide(q, s, noon)
-			ids := func(list []plan.Change) map[string]bool {
-				out := map[string]bool{}
-				for _, c := range list {
-					out[c.ID] = true
-				}
-				return out
+		q := plan.Plan{Changes: slices.Clone(p.Changes)}
+		r.Shuffle(len(q.Changes), func(i, j int) { q.Changes[i], q.Changes[j] = q.Changes[j], q.Changes[i] })
+		again, heldAgain := g.Decide(q, s, noon)
+		ids := func(list []plan.Change) map[string]bool {
+			out := map[string]bool{}
+			for _, c := range list {
+				out[c.ID] = true
 			}
-			if !maps.Equal(ids(cleared.Changes()), ids(again.Changes())) || len(held) != len(heldAgain) {
-				fail("in another order %+v were cleared", again.Changes())
-			}
+			return out
+		}
+		if !maps.Equal(ids(cleared.Changes()), ids(again.Changes())) || len(held) != len(heldAgain) {
+			fail("in another order %+v were cleared", again.Changes())
 		}
 
 		// Audit clears nothing, whatever else is set.

@@ -132,6 +132,9 @@ type Change struct {
 	Message  string `json:"message"`  // what it saves and what it puts at risk
 	Steps    []Step `json:"steps"`
 	Held     string `json:"held"` // why it is not carried out; empty when it is
+	// Digest is what an approval has to name (see gate.Held); empty unless the
+	// change waits for a person.
+	Digest string `json:"digest,omitempty"`
 }
 
 // Step is one write.
