@@ -51,14 +51,28 @@ func Checks(o Options) []plan.Check {
 
 // member is one certificate that could be folded.
 type member struct {
-	object    inventory.Ref // what would be deleted: the Knative Certificate or the Certificate
-	version   inventory.Version
-	meta      *inventory.Meta
 	crt       *inventory.Certificate
-	secret    inventory.Ref
-	hosts     []string
-	knative   *inventory.KnativeCertificate
-	consumers []*inventory.Consumer
+	knative   *inventory.KnativeCertificate // nil where Knative has not made it
+	consumers []*inventory.Consumer         // those that serve it
+}
+
+// meta is that of what would be deleted: the Knative Certificate or the Certificate.
+func (m *member) meta() *inventory.Meta {
+	if m.knative != nil {
+		return &m.knative.Meta
+	}
+	return &m.crt.Meta
+}
+
+func (m *member) object() inventory.Ref { return m.meta().Ref }
+
+func (m *member) secret() inventory.Ref { return m.crt.Secret }
+
+func (m *member) hosts() []string {
+	if m.knative != nil {
+		return m.knative.Names.DNS
+	}
+	return m.crt.Names.DNS
 }
 
 // group is what one wildcard could replace.
@@ -68,7 +82,7 @@ type group struct {
 	profile  string
 	knative  bool
 	ns       string
-	members  []member
+	members  []*member
 }
 
 type look struct {
@@ -101,15 +115,6 @@ func (o Options) look(s *inventory.Snapshot) *look {
 			wildcards(x.Ref, x.Names.DNS)
 		}
 	}
-	users := map[inventory.Ref][]*inventory.Consumer{}
-	for i := range s.Consumers {
-		x := &s.Consumers[i]
-		for _, t := range x.TLS {
-			if u := users[t.Secret]; len(u) == 0 || u[len(u)-1] != x {
-				users[t.Secret] = append(u, x)
-			}
-		}
-	}
 	type key struct {
 		ns, wildcard, profile string
 		issuer                inventory.IssuerRef
@@ -123,35 +128,34 @@ func (o Options) look(s *inventory.Snapshot) *look {
 	routeHosts := l.routeHosts()
 	for i := range s.Certificates {
 		x := &s.Certificates[i]
-		if len(users[x.Secret]) == 0 {
-			continue // nobody serves it: that is a matter of gc
-		}
 		if slices.ContainsFunc(x.Names.DNS, inventory.IsWildcard) {
 			continue
 		}
-		m := member{object: x.Ref, version: x.Version, meta: &x.Meta, crt: x, secret: x.Secret, hosts: x.Names.DNS, consumers: users[x.Secret]}
+		consumers := s.Servers(x.Secret)
+		if len(consumers) == 0 {
+			continue // nobody serves it: that is a matter of gc
+		}
+		m := &member{crt: x, consumers: consumers}
 		if c, ok := x.ControlledBy(); ok && c.Ref.Group == inventory.GroupKnativeNet {
-			if m.knative = s.KnativeCertificate(c.Ref); m.knative != nil {
-				m.object, m.version, m.meta = m.knative.Ref, m.knative.Version, &m.knative.Meta
-				m.hosts = m.knative.Names.DNS
-			}
+			m.knative = s.KnativeCertificate(c.Ref)
 		}
-		if cause := l.cause(&m, routeHosts); cause != "" {
-			l.refuse(&m, cause)
+		if cause := l.cause(m, routeHosts); cause != "" {
+			l.refuse(m, cause)
 			continue
 		}
-		wildcard, refusal := inventory.WildcardFor(m.hosts[0])
+		hosts := m.hosts()
+		wildcard, refusal := inventory.WildcardFor(hosts[0])
 		if refusal != "" {
-			l.refuse(&m, refusal)
+			l.refuse(m, refusal)
 			continue
 		}
-		if i := slices.IndexFunc(m.hosts, func(h string) bool { return !inventory.Covers(wildcard, h) }); i >= 0 {
-			l.refuse(&m, fmt.Sprintf("its names %s and %s have no parent domain in common", m.hosts[0], m.hosts[i]))
+		if i := slices.IndexFunc(hosts, func(h string) bool { return !inventory.Covers(wildcard, h) }); i >= 0 {
+			l.refuse(m, fmt.Sprintf("its names %s and %s have no parent domain in common", hosts[0], hosts[i]))
 			continue
 		}
-		siblings[place{x.Ref.Namespace, wildcard}] = append(siblings[place{x.Ref.Namespace, wildcard}], &m)
-		if cause := l.issuerCause(&m, wildcard); cause != "" {
-			l.refuse(&m, cause)
+		siblings[place{x.Ref.Namespace, wildcard}] = append(siblings[place{x.Ref.Namespace, wildcard}], m)
+		if cause := l.issuerCause(m, wildcard); cause != "" {
+			l.refuse(m, cause)
 			continue
 		}
 		k := key{x.Ref.Namespace, wildcard, x.Profile, x.Issuer, m.knative != nil}
@@ -165,17 +169,17 @@ func (o Options) look(s *inventory.Snapshot) *look {
 	}
 	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
 		heir, _ := l.heir(g)
-		switch {
-		case len(g.hosts()) > o.MaxHosts:
-			for i := range g.members {
-				l.refuse(&g.members[i], fmt.Sprintf("%s would carry %d hosts on one key, more than the %d allowed", g.wildcard, len(g.hosts()), o.MaxHosts))
+		switch hosts := len(g.hosts()); {
+		case hosts > o.MaxHosts:
+			for _, m := range g.members {
+				l.refuse(m, fmt.Sprintf("%s would carry %d hosts on one key, more than the %d allowed", g.wildcard, hosts, o.MaxHosts))
 			}
 			return true
 		case len(g.members) < o.MinCertificates && heir.IsZero():
 			// Alone under its parent is not worth a word; parted from the others is.
 			if all := siblings[place{g.ns, g.wildcard}]; len(all) >= o.MinCertificates {
-				for i := range g.members {
-					l.refuse(&g.members[i], "the others under "+g.wildcard+" have "+differs(&g.members[i], all))
+				for _, m := range g.members {
+					l.refuse(m, "the others under "+g.wildcard+" have "+differs(m, all))
 				}
 			}
 			return true
@@ -189,7 +193,7 @@ func (o Options) look(s *inventory.Snapshot) *look {
 func differs(m *member, all []*member) string {
 	for _, o := range all {
 		switch {
-		case o.object == m.object:
+		case o.object() == m.object():
 		case o.crt.Issuer != m.crt.Issuer:
 			return "a different issuer (" + o.crt.Issuer.String() + ")"
 		case (o.knative == nil) != (m.knative == nil):
@@ -204,29 +208,40 @@ func differs(m *member, all []*member) string {
 func (g *group) hosts() []string {
 	var out []string
 	for _, m := range g.members {
-		out = append(out, m.hosts...)
+		out = append(out, m.hosts()...)
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
 func (l *look) refuse(m *member, cause string) {
-	j := l.s.Judge(m.object)
+	j := l.s.Judge(m.object())
 	l.refused = append(l.refused, plan.Finding{
-		Reason: plan.NotConsolidatable, Object: m.object, Verdict: j.Verdict, Evidence: j.Evidence,
-		Message: strings.Join(m.hosts, ", ") + ": " + cause,
-		Related: []inventory.Ref{m.secret},
+		Reason: plan.NotConsolidatable, Object: m.object(), Verdict: j.Verdict, Evidence: j.Evidence,
+		Message: strings.Join(m.hosts(), ", ") + ": " + cause,
+		Related: []inventory.Ref{m.secret()},
 	})
 }
 
 // routeHosts are the hosts of each Knative Route's certificates, by which a
-// tag's host is told from a service's.
+// tag's host is told from a service's; only those below which others are.
 func (l *look) routeHosts() map[inventory.Ref][]string {
+	parents := map[string]bool{}
+	for i := range l.s.KnativeCertificates {
+		for _, h := range l.s.KnativeCertificates[i].Names.DNS {
+			_, parent, _ := strings.Cut(h, ".")
+			parents[parent] = true
+		}
+	}
 	out := map[inventory.Ref][]string{}
 	for i := range l.s.KnativeCertificates {
 		x := &l.s.KnativeCertificates[i]
 		if c, ok := x.ControlledBy(); ok && c.Ref.Kind == "Route" && x.Type == "external-domain" {
-			out[c.Ref] = append(out[c.Ref], x.Names.DNS...)
+			for _, h := range x.Names.DNS {
+				if parents[h] {
+					out[c.Ref] = append(out[c.Ref], h)
+				}
+			}
 		}
 	}
 	return out
@@ -235,7 +250,7 @@ func (l *look) routeHosts() map[inventory.Ref][]string {
 // cause is what keeps one certificate from any wildcard, whoever issues it;
 // empty when nothing does.
 func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
-	if l.s.Ignored(m.meta) {
+	if l.s.Ignored(m.meta()) {
 		return "opted out by " + inventory.IgnoreAnnotation
 	}
 	if k := m.knative; k != nil {
@@ -254,7 +269,7 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 		case !ok:
 			return "no Route owns it"
 		}
-		for _, h := range m.hosts {
+		for _, h := range m.hosts() {
 			_, parent, _ := strings.Cut(h, ".")
 			if slices.Contains(routeHosts[c.Ref], parent) {
 				return "the tag template puts it two labels deep, below " + parent + ", and a wildcard stands for one label"
@@ -264,21 +279,21 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 	if !m.crt.Names.OnlyDNS() && m.knative == nil {
 		return "it has names that are no DNS names"
 	}
-	if len(m.hosts) == 0 {
+	if len(m.hosts()) == 0 {
 		return "it has no DNS name"
 	}
-	for _, e := range l.s.To(m.secret) {
-		if e.Via == inventory.Field && !slices.ContainsFunc(m.consumers, func(c *inventory.Consumer) bool { return c.Ref == e.From }) && !slices.Contains(l.s.Writers(m.secret), e.From) {
+	for _, e := range l.s.To(m.secret()) {
+		if e.Via == inventory.Field && !slices.ContainsFunc(m.consumers, func(c *inventory.Consumer) bool { return c.Ref == e.From }) && !l.s.Writes(e.From, m.secret()) {
 			return fmt.Sprintf("%s uses its Secret, too, in %s, and would not be switched", e.From, e.Field)
 		}
 	}
-	for _, w := range l.s.Writers(m.secret) {
+	for w := range l.s.EachWriter(m.secret()) {
 		if w.Group == inventory.GroupCertManager && w != m.crt.Ref {
 			return w.String() + " writes the same Secret: settle that first (see SharedSecretName)"
 		}
 	}
-	if m.meta.ManagedBy != "" {
-		return "managed by " + m.meta.ManagedBy + ": make the wildcard there"
+	if by := m.meta().ManagedBy; by != "" {
+		return "managed by " + by + ": make the wildcard there"
 	}
 	for _, c := range m.consumers {
 		if c.ManagedBy != "" && m.knative == nil {
@@ -379,7 +394,7 @@ func (l *look) proposal(g *group) plan.Finding {
 	f.Fix = make([]plan.Step, 0, 2+4*len(g.members))
 	f.Related = make([]inventory.Ref, 0, len(g.members)+1)
 	for _, m := range g.members {
-		f.Related = append(f.Related, m.object)
+		f.Related = append(f.Related, m.object())
 	}
 	if secret.IsZero() {
 		name := wildcardName(g)
@@ -401,16 +416,17 @@ func (l *look) proposal(g *group) plan.Finding {
 		f.Message += "; whether the CA's name constraints allow it was not read"
 	}
 	for _, m := range g.members {
+		move := &plan.Move{From: m.secret(), To: secret}
 		for _, c := range m.consumers {
-			f.Fix = append(f.Fix, plan.Step{Action: plan.Switch, Object: c.Ref, Move: &plan.Move{From: m.secret, To: secret}, If: c.Version})
+			f.Fix = append(f.Fix, plan.Step{Action: plan.Switch, Object: c.Ref, Move: move, If: c.Version})
 		}
 	}
 	for _, m := range g.members {
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Delete, Object: m.object, If: m.version})
+		f.Fix = append(f.Fix, plan.Step{Action: plan.Delete, Object: m.object(), If: m.meta().Version})
 	}
 	for _, m := range g.members {
-		if x := l.s.Secret(m.secret); x != nil && x.Managed {
-			f.Fix = append(f.Fix, plan.Step{Action: plan.Retire, Object: m.secret, If: x.Version}, plan.Step{Action: plan.Delete, Object: m.secret, If: x.Version})
+		if x := l.s.Secret(m.secret()); x != nil && x.Managed {
+			f.Fix = append(f.Fix, plan.Step{Action: plan.Retire, Object: x.Ref, If: x.Version}, plan.Step{Action: plan.Delete, Object: x.Ref, If: x.Version})
 		}
 	}
 	return f

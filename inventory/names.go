@@ -99,6 +99,11 @@ func WildcardFor(host string) (wildcard, refusal string) {
 }
 
 func isIP(s string) bool {
+	// Most are none, and an error takes memory: an IPv6 address has a colon, an
+	// IPv4 address a digit at its end.
+	if s == "" || !strings.Contains(s, ":") && (s[len(s)-1] < '0' || s[len(s)-1] > '9') {
+		return false
+	}
 	_, err := netip.ParseAddr(s)
 	return err == nil
 }

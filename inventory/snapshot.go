@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"sort"
 	"strings"
@@ -22,12 +23,21 @@ type Snapshot struct {
 	// writers are the Certificates and Knative Certificates, sorted by the Secret
 	// that they name as theirs: n is Certificates[n], and -1-n is
 	// KnativeCertificates[n].
-	writers    []int32
+	writers []int32
+	// entries are the TLS entries of all Consumers, sorted by their Secret, then
+	// as they stand.
+	entries []entry
+
+	secrets, certificates, knative, consumers, others, pointed, written, served index
+
 	living     map[Ref]string
 	issuers    map[IssuerRef]int32
 	namespaces map[string]int32
-	served     map[hostKey][]ServedHost
+	hosts      map[hostKey][]ServedHost
 }
+
+// entry is Consumers[consumer].TLS[tls].
+type entry struct{ consumer, tls int32 }
 
 type hostKey struct{ namespace, host string }
 
@@ -66,6 +76,21 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 		_, y := s.writer(b)
 		return x.Compare(y)
 	})
+	s.secrets = newIndex(len(s.Secrets), s.secretAt)
+	s.certificates = newIndex(len(s.Certificates), s.certificateAt)
+	s.knative = newIndex(len(s.KnativeCertificates), s.knativeAt)
+	s.consumers = newIndex(len(s.Consumers), s.consumerAt)
+	s.others = newIndex(len(s.OtherSecrets), s.otherAt)
+	s.written = newIndex(len(s.writers), s.writtenAt)
+	for i := range s.Consumers {
+		for j := range s.Consumers[i].TLS {
+			s.entries = append(s.entries, entry{int32(i), int32(j)})
+		}
+	}
+	slices.SortFunc(s.entries, func(a, b entry) int {
+		return cmp.Or(s.tls(a).Secret.Compare(s.tls(b).Secret), cmp.Compare(a.consumer, b.consumer), cmp.Compare(a.tls, b.tls))
+	})
+	s.served = newIndex(len(s.entries), s.servedAt)
 	s.issuers = make(map[IssuerRef]int32, len(s.Issuers))
 	for i := range s.Issuers {
 		s.issuers[IssuerRef(s.Issuers[i].Ref)] = int32(i)
@@ -74,7 +99,7 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	for i := range s.Namespaces {
 		s.namespaces[s.Namespaces[i].Ref.Name] = int32(i)
 	}
-	s.served = map[hostKey][]ServedHost{}
+	s.hosts = map[hostKey][]ServedHost{}
 	for i := range s.Consumers {
 		x := &s.Consumers[i]
 		if x.Ref.Group != GroupKnativeNet {
@@ -83,7 +108,7 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 		for _, t := range x.TLS {
 			for _, h := range t.Hosts {
 				k := hostKey{x.Ref.Namespace, CanonicalName(h)}
-				s.served[k] = append(s.served[k], ServedHost{Consumer: x.Ref, Secret: t.Secret, Ready: x.Ready})
+				s.hosts[k] = append(s.hosts[k], ServedHost{Consumer: x.Ref, Secret: t.Secret, Ready: x.Ready})
 			}
 		}
 	}
@@ -93,6 +118,7 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	}
 	slices.SortFunc(edges, Edge.Compare)
 	s.edges = slices.Clip(slices.Compact(edges))
+	s.pointed = newIndex(len(s.edges), s.pointedAt)
 	return s
 }
 
@@ -172,11 +198,24 @@ func builtIn(x *Secret) []Edge {
 	return out
 }
 
+// What the indexes are of.
+func (s *Snapshot) secretAt(i int) Ref      { return s.Secrets[i].Ref }
+func (s *Snapshot) certificateAt(i int) Ref { return s.Certificates[i].Ref }
+func (s *Snapshot) knativeAt(i int) Ref     { return s.KnativeCertificates[i].Ref }
+func (s *Snapshot) consumerAt(i int) Ref    { return s.Consumers[i].Ref }
+func (s *Snapshot) otherAt(i int) Ref       { return s.OtherSecrets[i] }
+func (s *Snapshot) pointedAt(i int) Ref     { return s.edges[i].To }
+func (s *Snapshot) writtenAt(i int) Ref     { _, secret := s.writer(s.writers[i]); return secret }
+func (s *Snapshot) servedAt(i int) Ref      { return s.tls(s.entries[i]).Secret }
+
 // To returns the edges that point at an object, sorted. The slice is the
 // Snapshot's own.
 func (s *Snapshot) To(ref Ref) []Edge {
-	i, _ := slices.BinarySearchFunc(s.edges, ref, func(e Edge, r Ref) int { return e.To.Compare(r) })
-	j := i
+	i, ok := s.pointed.first(ref, s.pointedAt)
+	if !ok {
+		return nil
+	}
+	j := i + 1
 	for j < len(s.edges) && s.edges[j].To == ref {
 		j++
 	}
@@ -187,30 +226,32 @@ func (s *Snapshot) To(ref Ref) []Edge {
 // Snapshot's own.
 func (s *Snapshot) Edges() []Edge { return s.edges }
 
-// find returns the record of an object, the last of several, nil if there is none.
-// The records are sorted; an index of them would take as much memory as a
-// third of them.
-func find[T any](list []T, ref Ref, of func(*T) Ref) *T {
-	i := sort.Search(len(list), func(i int) bool { return of(&list[i]).Compare(ref) > 0 })
-	if i == 0 || of(&list[i-1]) != ref {
+// last returns the record of an object, the last of several, nil if there is
+// none.
+func last[T any](list []T, x index, ref Ref, at func(int) Ref) *T {
+	i, ok := x.first(ref, at)
+	if !ok {
 		return nil
 	}
-	return &list[i-1]
+	for i+1 < len(list) && at(i+1) == ref {
+		i++
+	}
+	return &list[i]
 }
 
 // Secret returns the record of a Secret with a certificate, nil if there is none.
 func (s *Snapshot) Secret(ref Ref) *Secret {
-	return find(s.Secrets, ref, func(x *Secret) Ref { return x.Ref })
+	return last(s.Secrets, s.secrets, ref, s.secretAt)
 }
 
 // Certificate returns the record of a cert-manager Certificate, nil if there is none.
 func (s *Snapshot) Certificate(ref Ref) *Certificate {
-	return find(s.Certificates, ref, func(x *Certificate) Ref { return x.Ref })
+	return last(s.Certificates, s.certificates, ref, s.certificateAt)
 }
 
 // KnativeCertificate returns the record of a Knative Certificate, nil if there is none.
 func (s *Snapshot) KnativeCertificate(ref Ref) *KnativeCertificate {
-	return find(s.KnativeCertificates, ref, func(x *KnativeCertificate) Ref { return x.Ref })
+	return last(s.KnativeCertificates, s.knative, ref, s.knativeAt)
 }
 
 // Issuer returns the record of an issuer, nil if there is none.
@@ -238,7 +279,7 @@ func (s *Snapshot) Judged(ref Ref) *Meta {
 
 // Consumer returns the record of a consumer, nil if there is none.
 func (s *Snapshot) Consumer(ref Ref) *Consumer {
-	return find(s.Consumers, ref, func(x *Consumer) Ref { return x.Ref })
+	return last(s.Consumers, s.consumers, ref, s.consumerAt)
 }
 
 // Ignored reports whether an object, or its namespace, is opted out.
@@ -252,20 +293,35 @@ func (s *Snapshot) Ignored(m *Meta) bool {
 
 // Writers returns the Certificates and Knative Certificates whose Secret this
 // is, sorted: the machinery that renews it.
-func (s *Snapshot) Writers(secret Ref) []Ref {
-	i := sort.Search(len(s.writers), func(i int) bool {
-		_, of := s.writer(s.writers[i])
-		return of.Compare(secret) >= 0
-	})
-	var out []Ref
-	for ; i < len(s.writers); i++ {
-		by, of := s.writer(s.writers[i])
-		if of != secret {
-			break
+func (s *Snapshot) Writers(secret Ref) []Ref { return slices.Collect(s.EachWriter(secret)) }
+
+// EachWriter is Writers, one by one.
+func (s *Snapshot) EachWriter(secret Ref) iter.Seq[Ref] {
+	return func(yield func(Ref) bool) {
+		i, ok := s.written.first(secret, s.writtenAt)
+		for ; ok && i < len(s.writers); i++ {
+			by, of := s.writer(s.writers[i])
+			if of != secret || !yield(by) {
+				return
+			}
 		}
-		out = append(out, by)
 	}
-	return out
+}
+
+// HasWriter reports whether there are Writers of a Secret.
+func (s *Snapshot) HasWriter(secret Ref) bool {
+	_, ok := s.written.first(secret, s.writtenAt)
+	return ok
+}
+
+// Writes reports whether by is among the Writers of a Secret.
+func (s *Snapshot) Writes(by, secret Ref) bool {
+	for w := range s.EachWriter(secret) {
+		if w == by {
+			return true
+		}
+	}
+	return false
 }
 
 // writer returns a Certificate, by its number in writers, and its Secret.
@@ -276,13 +332,27 @@ func (s *Snapshot) writer(n int32) (by, secret Ref) {
 	return s.KnativeCertificates[-1-n].Ref, s.KnativeCertificates[-1-n].Secret
 }
 
+// Servers returns the Consumers that serve hosts with a Secret, sorted.
+func (s *Snapshot) Servers(secret Ref) []*Consumer {
+	var out []*Consumer
+	i, ok := s.served.first(secret, s.servedAt)
+	for ; ok && i < len(s.entries) && s.servedAt(i) == secret; i++ {
+		if x := &s.Consumers[s.entries[i].consumer]; len(out) == 0 || out[len(out)-1] != x {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func (s *Snapshot) tls(e entry) *TLS { return &s.Consumers[e.consumer].TLS[e.tls] }
+
 // Exists reports whether a Secret of any type exists. It is meaningful only
 // while Secrets were read in full.
 func (s *Snapshot) Exists(secret Ref) bool {
 	if s.Secret(secret) != nil {
 		return true
 	}
-	_, ok := slices.BinarySearchFunc(s.OtherSecrets, secret, Ref.Compare)
+	_, ok := s.others.first(secret, s.otherAt)
 	return ok
 }
 
@@ -302,5 +372,5 @@ func (s *Snapshot) Lives(o OwnerRef) bool {
 // Served returns by which Secrets the Knative Ingresses of a namespace serve a
 // host.
 func (s *Snapshot) Served(namespace, host string) []ServedHost {
-	return s.served[hostKey{namespace, CanonicalName(host)}]
+	return s.hosts[hostKey{namespace, CanonicalName(host)}]
 }

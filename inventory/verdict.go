@@ -64,12 +64,11 @@ func (s *Snapshot) Verdict(ref Ref) Verdict {
 	secret := ref
 	if x := s.Certificate(ref); x != nil {
 		secret = x.Secret
-	} else if len(s.Writers(ref)) > 0 {
+	} else if s.HasWriter(ref) {
 		return Used
 	}
-	writers := s.Writers(secret)
 	for _, e := range s.To(secret) {
-		if e.Via == Field && !slices.Contains(writers, e.From) {
+		if e.Via == Field && !s.Writes(e.From, secret) {
 			return Used
 		}
 	}
@@ -78,7 +77,7 @@ func (s *Snapshot) Verdict(ref Ref) Verdict {
 
 func (s *Snapshot) judgeSecret(x *Secret) Judgement {
 	edges := slices.Clone(s.To(x.Ref))
-	for _, w := range s.Writers(x.Ref) {
+	for w := range s.EachWriter(x.Ref) {
 		edges = append(edges, Edge{From: w, To: x.Ref, Field: "spec.secretName", Via: Field})
 	}
 	edges = append(edges, s.owners(&x.Meta, func(OwnerRef) bool { return false })...)
@@ -123,15 +122,14 @@ func (s *Snapshot) judgeKnative(x *KnativeCertificate) Judgement {
 // users are the edges to a Secret from anything but the Certificates that
 // write it.
 func (s *Snapshot) users(secret Ref) []Edge {
-	writers := s.Writers(secret)
 	var out []Edge
 	for _, e := range s.To(secret) {
-		if !slices.Contains(writers, e.From) {
+		if !s.Writes(e.From, secret) {
 			out = append(out, e)
 		}
 	}
 	if x := s.Secret(secret); x != nil {
-		out = append(out, s.owners(&x.Meta, func(o OwnerRef) bool { return slices.Contains(writers, o.Ref) })...)
+		out = append(out, s.owners(&x.Meta, func(o OwnerRef) bool { return s.Writes(o.Ref, secret) })...)
 	}
 	return out
 }
