@@ -110,9 +110,7 @@ func settle(m protoreflect.Message, depth int) {
 	case *routev3.RouteConfiguration:
 		sortHeaders(m.RequestHeadersToAdd)
 		sortHeaders(m.ResponseHeadersToAdd)
-		slices.SortStableFunc(m.VirtualHosts, func(a, b *routev3.VirtualHost) int {
-			return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), slices.Compare(a.GetDomains(), b.GetDomains()))
-		})
+		slices.SortStableFunc(m.VirtualHosts, compareHosts)
 	case *routev3.VirtualHost:
 		// Envoy refuses a domain that is there twice, so the order decides nothing.
 		slices.Sort(m.Domains)
@@ -140,6 +138,14 @@ func settle(m protoreflect.Message, depth int) {
 	case *endpointv3.LocalityLbEndpoints:
 		sortByBytes(m.LbEndpoints)
 	}
+}
+
+// compareHosts orders virtual hosts by name, domains and content.
+func compareHosts(a, b *routev3.VirtualHost) int {
+	if c := cmp.Or(cmp.Compare(a.GetName(), b.GetName()), slices.Compare(a.GetDomains(), b.GetDomains())); c != 0 {
+		return c
+	}
+	return slices.Compare(marshal(a), marshal(b))
 }
 
 // settleAny brings the message within an Any into its stable form, if its type is
