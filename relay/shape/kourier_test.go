@@ -9,9 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"maps"
 	"math/big"
-	mathrand "math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -20,7 +18,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 	"knative.dev/net-kourier/pkg/generator"
@@ -61,10 +58,10 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func newAuthority(name string) *authority {
+func newAuthority(name string, organization ...string) *authority {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	cert := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name, Organization: organization},
 		NotBefore: epoch, NotAfter: epoch.AddDate(10, 0, 0),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
@@ -210,21 +207,4 @@ func (k *kourier) state(t testing.TB) shape.State {
 		}
 	}
 	return s
-}
-
-var (
-	_ = mathrand.Int
-	_ = maps.Keys[map[string]int]
-	_ runtime.Object
-)
-
-func TestGenerator(t *testing.T) {
-	k := newKourier(t)
-	ca := newAuthority("ca")
-	k.secrets["ns/wild"] = ca.issue(0, "*.ns.example.com")
-	k.put(t, "ns", "a", "a.ns.example.com", "wild", "10.0.0.2")
-	k.put(t, "ns", "b", "b.ns.example.com", "wild", "10.0.0.3")
-	s := k.state(t)
-	out, problems := shape.Shape(s, nil, shape.Options{SDS: true, Merge: true})
-	t.Log(out.Types(), problems, out.Version(shape.ListenerType))
 }
