@@ -2,7 +2,7 @@ package shape
 
 import (
 	"cmp"
-	"crypto/sha256"
+	"hash/maphash"
 	"slices"
 	"strings"
 
@@ -29,32 +29,66 @@ import (
 // three or four.
 const deepest = 16
 
-// cache holds what was made of a message, by the digest of its bytes, for what was
-// used in this state or the one before it.
+// cache holds what was made of messages, for what was used in this state or in
+// the one before it. Messages are known by their address, because nobody changes
+// one that is in a State, and by their bytes. What is found is what would be made.
 type cache struct {
-	now, last map[[sha256.Size]byte]any
+	now, last    map[content]any
+	seen, before map[known]any
+	seeds        [2]maphash.Seed
+}
+
+// content tells apart what the bytes were and what was made of them.
+type content struct {
+	what string
+	sums [2]uint64
+}
+
+// known tells apart messages by address, and what was made of them.
+type known struct {
+	what string
+	m    proto.Message
+}
+
+func newCache() cache {
+	return cache{
+		now: map[content]any{}, seen: map[known]any{},
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+	}
 }
 
 // turn forgets what the last state did not use.
-func (c *cache) turn() { c.last, c.now = c.now, map[[sha256.Size]byte]any{} }
+func (c *cache) turn() {
+	c.last, c.now = c.now, make(map[content]any, len(c.now))
+	c.before, c.seen = c.seen, make(map[known]any, len(c.seen))
+}
 
-// cached returns what was made of key, and makes it if that is not known. What
-// names the kind of thing, so that two kinds do not meet.
+// cached returns what was made of key, and makes it if that is not there. what
+// names the kind of thing that is made.
 func cached[T any](c *cache, what string, key []byte, make func() T) T {
-	h := sha256.New()
-	h.Write([]byte(what))
-	h.Write([]byte{0})
-	h.Write(key)
-	var sum [sha256.Size]byte
-	h.Sum(sum[:0])
-	if v, ok := c.now[sum].(T); ok {
+	at := content{what, [2]uint64{maphash.Bytes(c.seeds[0], key), maphash.Bytes(c.seeds[1], key)}}
+	if v, ok := c.now[at].(T); ok {
 		return v
 	}
-	v, ok := c.last[sum].(T)
+	v, ok := c.last[at].(T)
 	if !ok {
 		v = make()
 	}
-	c.now[sum] = v
+	c.now[at] = v
+	return v
+}
+
+// recalled is cached for what is made of one message.
+func recalled[T any](c *cache, what string, m proto.Message, make func() T) T {
+	at := known{what, m}
+	if v, ok := c.seen[at].(T); ok {
+		return v
+	}
+	v, ok := c.before[at].(T)
+	if !ok {
+		v = make()
+	}
+	c.seen[at] = v
 	return v
 }
 
@@ -76,11 +110,18 @@ func canonical[M interface {
 
 // stable returns the stable form of one message.
 func stable[M proto.Message](c *cache, m M) M {
-	return cached(c, string(m.ProtoReflect().Descriptor().FullName()), marshal(m), func() M {
-		m := proto.Clone(m).(M)
-		settle(m.ProtoReflect(), 0)
-		return m
+	return recalled(c, "stable", m, func() M {
+		return cached(c, string(m.ProtoReflect().Descriptor().FullName()), marshal(m), func() M {
+			m := proto.Clone(m).(M)
+			settle(m.ProtoReflect(), 0)
+			return m
+		})
 	})
+}
+
+// digest returns the digest of a message.
+func (c *cache) digest(m proto.Message) string {
+	return recalled(c, "digest", m, func() string { return digestOf(m, c.digest) })
 }
 
 // settle brings a message and all below it into their stable form, in place.

@@ -63,7 +63,11 @@ func (s *Shaper) listener(m *listenerv3.Listener, secrets map[string]*tlsv3.Secr
 	frame.FilterChains, frame.DefaultFilterChain = nil, nil
 	l := &listener{message: stable(&s.cache, frame), fixed: m.GetFilterChainMatcher() != nil}
 	for _, fc := range m.GetFilterChains() {
-		l.chains = append(l.chains, s.chain(fc, secrets))
+		if secrets != nil {
+			l.chains = append(l.chains, s.chain(fc, secrets))
+			continue
+		}
+		l.chains = append(l.chains, recalled(&s.cache, "chain", fc, func() *chain { return s.chain(fc, nil) }))
 	}
 	if m.DefaultFilterChain != nil {
 		l.other = s.chain(m.DefaultFilterChain, secrets)
@@ -402,6 +406,19 @@ func list(names []string) string {
 // assemble puts a chain together again. Where secret is given, its certificates
 // are asked for by the names that it returns; else they are inlined.
 func (s *Shaper) assemble(c *chain, secret func(*certificate) string) *listenerv3.FilterChain {
+	key := []byte(c.key)
+	for _, name := range c.names {
+		key = append(append(key, 0), name...)
+	}
+	if c.tls != nil && secret != nil {
+		for _, cert := range c.tls.certs {
+			key = append(append(key, 1), secret(cert)...)
+		}
+	}
+	return cached(&s.cache, "assembled", key, func() *listenerv3.FilterChain { return s.build(c, secret) })
+}
+
+func (s *Shaper) build(c *chain, secret func(*certificate) string) *listenerv3.FilterChain {
 	fc := shallow(c.body)
 	if c.match != nil || len(c.names) > 0 {
 		fc.FilterChainMatch = &listenerv3.FilterChainMatch{}

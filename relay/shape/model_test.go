@@ -102,7 +102,8 @@ func answer(s shape.State, fc *listenerv3.FilterChain) string {
 	filters := sha256.New()
 	for _, f := range fc.GetFilters() {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(f)
-		fmt.Fprint(filters, b, err)
+		filters.Write(b)
+		fmt.Fprint(filters, err)
 	}
 	certs := "plain"
 	if a := fc.GetTransportSocket().GetTypedConfig(); a != nil {

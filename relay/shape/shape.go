@@ -54,11 +54,28 @@ func Shape(in State, before *State, o Options) (State, []Problem) {
 // Shaper shapes one state after the other and keeps what it has parsed of the
 // last two. Its results are those of Shape. It is not safe for concurrent use.
 type Shaper struct {
-	cache cache
+	cache  cache
+	parsed map[string]*cache // by type URL: types come one after the other
 }
 
 // New returns a Shaper that has seen nothing.
-func New() *Shaper { return &Shaper{} }
+func New() *Shaper { return &Shaper{cache: newCache(), parsed: map[string]*cache{}} }
+
+// Set is as Set of State. What came with the same bytes the last time becomes the
+// same messages again, which Shape then need not look at.
+func (s *Shaper) Set(state *State, typeURL string, resources []*anypb.Any) error {
+	c := s.parsed[typeURL]
+	if c == nil {
+		made := newCache()
+		c = &made
+	}
+	c.turn()
+	err := state.set(typeURL, resources, c)
+	if delete(s.parsed, typeURL); err == nil {
+		s.parsed[typeURL] = c // not with what could not be read
+	}
+	return err
+}
 
 // Shape is as the function Shape.
 func (s *Shaper) Shape(in State, before *State, o Options) (State, []Problem) {
@@ -72,7 +89,7 @@ func (s *Shaper) Shape(in State, before *State, o Options) (State, []Problem) {
 		Secrets:   r.secrets(in.Secrets),
 		Others:    in.others(),
 	}
-	out.seal()
+	out.seal(&s.cache)
 	slices.SortFunc(r.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Why, b.Why))
 	})

@@ -39,6 +39,13 @@ func render(t testing.TB, s shape.State) []byte {
 	return out.Bytes()
 }
 
+func anys(s shape.State, typ string) (out []*anypb.Any) {
+	for _, r := range s.Resources(typ) {
+		out = append(out, must(anypb.New(r)))
+	}
+	return out
+}
+
 func find(t testing.TB, s shape.State, name string) *listenerv3.Listener {
 	t.Helper()
 	for _, l := range s.Listeners {
@@ -232,7 +239,21 @@ func play(t *testing.T, r *mathrand.Rand, events int) {
 		}
 
 		in := k.state(t)
-		out, problems := shaper.Shape(in, before, all)
+		var same shape.State
+		for _, typ := range in.Types() {
+			if err := shaper.Set(&same, typ, anys(in, typ)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(render(t, in), render(t, same)) {
+			t.Fatal("what was read before changed what is read")
+		}
+		out, problems := shaper.Shape(same, before, all)
+		for _, typ := range out.Types() {
+			if fresh := (shape.State{Listeners: out.Listeners, Routes: out.Routes, Clusters: out.Clusters, Secrets: out.Secrets}); fresh.Version(typ) != out.Version(typ) {
+				t.Fatalf("the version of %s depends on what was known", typ)
+			}
+		}
 		compare(t, in, out, snis)
 		whole(t, out)
 		if alone, p := shape.Shape(k.state(t), before, all); !bytes.Equal(render(t, alone), render(t, out)) || !slices.Equal(p, problems) {
@@ -647,12 +668,18 @@ func FuzzShape(f *testing.F) {
 	types := []string{shape.ListenerType, shape.RouteType, shape.ClusterType, shape.EndpointType, shape.SecretType}
 	f.Fuzz(func(t *testing.T, a, b []byte, which uint8) {
 		var s shape.State
+		shaper := shape.New()
 		for i, typ := range types {
 			var list []*anypb.Any
 			for _, v := range [][]byte{a, b} {
 				if which == 0 || which>>i&1 == 1 {
 					list = append(list, &anypb.Any{TypeUrl: typ, Value: v})
 				}
+			}
+			var one, two shape.State
+			err, shared := one.Set(typ, list), shaper.Set(&two, typ, list)
+			if (err == nil) != (shared == nil) || !bytes.Equal(render(t, one), render(t, two)) {
+				t.Fatalf("%v, with what was read before %v", err, shared)
 			}
 			if s.Set(typ, list) != nil && len(list) > 0 {
 				_ = s.Set(typ, list[:1])
@@ -688,18 +715,38 @@ func BenchmarkShape(b *testing.B) {
 					}
 					k.put(b, "ns", svc, svc+".ns.example.com", secret, "10.0.0.2")
 				}
-				shaper := shape.New()
-				var states []shape.State
+				var pushes []map[string][]*anypb.Any // as they come over the wire
+				size := 0
 				for i := range 4 {
 					k.put(b, "ns", "s1", "s1.ns.example.com", map[string]string{"own": "s1", "wild": "wild"}[one], fmt.Sprint("10.0.1.", i))
-					states = append(states, k.state(b))
+					in := k.state(b)
+					push := map[string][]*anypb.Any{}
+					for _, typ := range in.Types() {
+						push[typ] = anys(in, typ)
+						for _, a := range push[typ] {
+							size += len(a.GetValue())
+						}
+					}
+					pushes = append(pushes, push)
 				}
+				b.SetBytes(int64(size / len(pushes)))
+				shaper := shape.New()
+				var in shape.State
 				var before *shape.State
+				event := func(i int) {
+					for typ, list := range pushes[i%len(pushes)] {
+						if err := shaper.Set(&in, typ, list); err != nil {
+							b.Fatal(err)
+						}
+					}
+					out, _ := shaper.Shape(in, before, all)
+					before = &out
+				}
+				event(0)
 				i := 0
 				for b.Loop() {
-					out, _ := shaper.Shape(states[i%len(states)], before, all)
-					before = &out
 					i++
+					event(i)
 				}
 			})
 		}

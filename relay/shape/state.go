@@ -13,6 +13,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -46,18 +47,24 @@ type State struct {
 // Set puts all resources of a type in place of those that were there. An error
 // names the resource that is not what typeURL says; nothing is changed then.
 func (s *State) Set(typeURL string, resources []*anypb.Any) error {
+	return s.set(typeURL, resources, nil)
+}
+
+// set is Set. With a cache, messages and their parts that had the same bytes the
+// last time are the same messages.
+func (s *State) set(typeURL string, resources []*anypb.Any, c *cache) error {
 	var err error
 	switch typeURL {
 	case ListenerType:
-		err = decode(&s.Listeners, resources, func() *listenerv3.Listener { return new(listenerv3.Listener) })
+		err = decode(&s.Listeners, resources, c, func() *listenerv3.Listener { return new(listenerv3.Listener) })
 	case RouteType:
-		err = decode(&s.Routes, resources, func() *routev3.RouteConfiguration { return new(routev3.RouteConfiguration) })
+		err = decode(&s.Routes, resources, c, func() *routev3.RouteConfiguration { return new(routev3.RouteConfiguration) })
 	case ClusterType:
-		err = decode(&s.Clusters, resources, func() *clusterv3.Cluster { return new(clusterv3.Cluster) })
+		err = decode(&s.Clusters, resources, c, func() *clusterv3.Cluster { return new(clusterv3.Cluster) })
 	case EndpointType:
-		err = decode(&s.Endpoints, resources, func() *endpointv3.ClusterLoadAssignment { return new(endpointv3.ClusterLoadAssignment) })
+		err = decode(&s.Endpoints, resources, c, func() *endpointv3.ClusterLoadAssignment { return new(endpointv3.ClusterLoadAssignment) })
 	case SecretType:
-		err = decode(&s.Secrets, resources, func() *tlsv3.Secret { return new(tlsv3.Secret) })
+		err = decode(&s.Secrets, resources, c, func() *tlsv3.Secret { return new(tlsv3.Secret) })
 	default:
 		others := maps.Clone(s.Others)
 		if others == nil {
@@ -74,17 +81,75 @@ func (s *State) Set(typeURL string, resources []*anypb.Any) error {
 	return err
 }
 
-func decode[M proto.Message](into *[]M, resources []*anypb.Any, empty func() M) error {
+func decode[M proto.Message](into *[]M, resources []*anypb.Any, c *cache, empty func() M) error {
 	list := make([]M, 0, len(resources))
 	for i, r := range resources {
 		m := empty()
-		if err := r.UnmarshalTo(m); err != nil {
+		err := fmt.Errorf("it is of type %s", r.GetTypeUrl())
+		if r.MessageIs(m) {
+			m, err = parse(c, r.GetValue(), empty)
+		}
+		if err != nil {
 			return fmt.Errorf("resource %d of %d: %w", i+1, len(resources), err)
 		}
 		list = append(list, m)
 	}
 	*into = list
 	return nil
+}
+
+// parse reads a message, and shares what has been read before.
+func parse[M proto.Message](c *cache, b []byte, empty func() M) (M, error) {
+	if c == nil {
+		m := empty()
+		return m, proto.Unmarshal(b, m)
+	}
+	var err error
+	m := cached(c, string(empty().ProtoReflect().Descriptor().FullName()), b, func() M {
+		m := empty()
+		switch of := any(m).(type) {
+		case *listenerv3.Listener:
+			var frame []byte
+			if frame, of.FilterChains, err = parts(c, b, 3, func() *listenerv3.FilterChain { return new(listenerv3.FilterChain) }); err == nil {
+				err = proto.UnmarshalOptions{Merge: true}.Unmarshal(frame, of)
+			}
+		case *routev3.RouteConfiguration:
+			var frame []byte
+			if frame, of.VirtualHosts, err = parts(c, b, 2, func() *routev3.VirtualHost { return new(routev3.VirtualHost) }); err == nil {
+				err = proto.UnmarshalOptions{Merge: true}.Unmarshal(frame, of)
+			}
+		default:
+			err = proto.Unmarshal(b, m)
+		}
+		return m
+	})
+	return m, err
+}
+
+// parts reads the messages of one repeated field, and returns the rest as bytes.
+func parts[M proto.Message](c *cache, b []byte, field protowire.Number, empty func() M) (frame []byte, list []M, err error) {
+	for len(b) > 0 {
+		number, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, nil, protowire.ParseError(n)
+		}
+		size := protowire.ConsumeFieldValue(number, typ, b[n:])
+		if size < 0 {
+			return nil, nil, protowire.ParseError(size)
+		}
+		if number == field && typ == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(b[n:])
+			m, err := parse(c, value, empty)
+			if err != nil {
+				return nil, nil, err
+			}
+			list = append(list, m)
+		} else {
+			frame = append(frame, b[:n+size]...)
+		}
+		b = b[n+size:]
+	}
+	return frame, list, nil
 }
 
 // Types returns the type URLs that s has resources of, sorted.
@@ -157,12 +222,43 @@ func (s State) Digests(typeURL string) map[string]string {
 	if d, ok := s.digests[typeURL]; ok {
 		return d
 	}
+	var plain func(proto.Message) string
+	plain = func(m proto.Message) string { return digestOf(m, plain) }
+	return s.digestsBy(typeURL, plain)
+}
+
+func (s State) digestsBy(typeURL string, of func(proto.Message) string) map[string]string {
 	resources := s.Resources(typeURL)
 	digests := make(map[string]string, len(resources))
 	for _, r := range resources {
-		digests[Name(r)] = digest(marshal(r))
+		digests[Name(r)] = of(r)
 	}
 	return digests
+}
+
+// digestOf is the digest of a message's bytes. Those that are made of thousands
+// of parts, of which an event changes one, have the digest of their parts' digests.
+func digestOf(m proto.Message, part func(proto.Message) string) string {
+	h := sha256.New()
+	switch m := m.(type) {
+	case *listenerv3.Listener:
+		frame := shallow(m)
+		frame.FilterChains = nil
+		h.Write(marshal(frame))
+		for _, fc := range m.GetFilterChains() {
+			h.Write([]byte(part(fc)))
+		}
+	case *routev3.RouteConfiguration:
+		frame := shallow(m)
+		frame.VirtualHosts = nil
+		h.Write(marshal(frame))
+		for _, vh := range m.GetVirtualHosts() {
+			h.Write([]byte(part(vh)))
+		}
+	default:
+		h.Write(marshal(m))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // Version returns a digest of all resources of a type: it changes when one of
@@ -177,10 +273,10 @@ func (s State) Version(typeURL string) string {
 }
 
 // seal computes the digests of s once.
-func (s *State) seal() {
+func (s *State) seal(c *cache) {
 	digests := map[string]map[string]string{}
 	for _, t := range s.Types() {
-		digests[t] = s.Digests(t)
+		digests[t] = s.digestsBy(t, c.digest)
 	}
 	s.digests = digests
 }
