@@ -4,16 +4,12 @@
 package consolidate
 
 import (
-	"context"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
-
-	cmacme "github.com/cert-manager/cert-manager/pkg/apis/acme/v1"
-	"github.com/cert-manager/cert-manager/pkg/util/solverpicker"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
@@ -29,6 +25,14 @@ type Options struct {
 	// wildcards (Vault, Venafi, external ones) and that are known to:
 	// Kind/namespace/name, or Kind/name.
 	AllowIssuers []string
+	// AcceptDrains allows shared chains on gateways that drain for a shorter time
+	// than the longest request may last.
+	AcceptDrains bool
+	// Quotas are what certificate authorities issue.
+	Quotas []Quota
+	// CAA are the answers to what was asked for the Domains of a snapshot, by
+	// domain; nil where no resolver is configured.
+	CAA map[string]CAA
 }
 
 // Checks are the checks of this package, in the order of a report.
@@ -54,6 +58,7 @@ type member struct {
 	crt       *inventory.Certificate
 	knative   *inventory.KnativeCertificate // nil where Knative has not made it
 	consumers []*inventory.Consumer         // those that serve it
+	wildcards []string                      // that its hosts need, sorted; shared by those that need the same
 }
 
 // meta is that of what would be deleted: the Knative Certificate or the Certificate.
@@ -75,29 +80,113 @@ func (m *member) hosts() []string {
 	return m.crt.Names.DNS
 }
 
-// group is what one wildcard could replace.
+// group is what one certificate with wildcards could replace.
 type group struct {
-	wildcard string
-	issuer   inventory.IssuerRef
-	profile  string
-	knative  bool
-	ns       string
-	members  []*member
+	key
+	wildcards []string // sorted
+	members   []*member
+	heir      heir
+	// blockers are what keeps it from being carried out for now; until, if not
+	// zero, is when the last of them will have passed by itself.
+	blockers []blocker
 }
+
+// key is what certificates must have in common to be replaced by one.
+type key struct {
+	ns      string
+	issuer  inventory.IssuerRef
+	profile string
+	// knative is true for certificates that Knative makes; domain is then the
+	// base domain of their Routes, by which these look for a wildcard.
+	knative bool
+	domain  string
+}
+
+// name is what a group's wildcards are called in a sentence.
+func (g *group) name() string { return strings.Join(g.wildcards, ", ") }
 
 type look struct {
 	o       Options
 	s       *inventory.Snapshot
 	groups  []*group
 	refused []plan.Finding
-	// wildcards are the Certificates and Knative Certificates that are Ready
-	// and have a wildcard name, by namespace and that name.
+	// wildcards are the Certificates and Knative Certificates with a wildcard
+	// name, by namespace and that name, sorted.
 	wildcards map[[2]string][]inventory.Ref
+	gateways  []gateway
+	// uses are how many members each issuer has, among those that are the same
+	// authority.
+	uses map[inventory.IssuerRef]int
 }
 
 func (o Options) look(s *inventory.Snapshot) *look {
-	l := &look{o: o, s: s, wildcards: map[[2]string][]inventory.Ref{}}
-	wildcards := func(ref inventory.Ref, names []string) {
+	l := &look{o: o, s: s, wildcards: map[[2]string][]inventory.Ref{}, uses: map[inventory.IssuerRef]int{}}
+	l.findWildcards()
+	l.gateways = gateways(s)
+	type place struct {
+		key
+		wildcards string
+	}
+	groups := map[place]*group{}
+	// siblings are the certificates below one parent whatever else differs, so
+	// that only what could have company is worth a word.
+	siblings := map[[2]string][]*member{}
+	for _, m := range l.candidates() {
+		near := [2]string{m.secret().Namespace, strings.Join(m.wildcards, ", ")}
+		siblings[near] = append(siblings[near], m)
+		if cause := l.issuerCause(m); cause != "" {
+			l.refuse(m, cause)
+			continue
+		}
+		k := key{ns: m.secret().Namespace, profile: m.crt.Profile, issuer: l.authority(m.crt.Issuer), knative: m.knative != nil}
+		if m.knative != nil {
+			k.domain = m.knative.Domain
+		}
+		at := place{k, strings.Join(m.wildcards, " ")}
+		g := groups[at]
+		if g == nil {
+			g = &group{key: k, wildcards: m.wildcards}
+			groups[at] = g
+			l.groups = append(l.groups, g)
+		}
+		g.members = append(g.members, m)
+		l.uses[m.crt.Issuer]++
+	}
+	l.merge()
+	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
+		g.issuer = l.issuerOf(g)
+		g.heir = l.heirOf(g)
+		hosts := len(g.allHosts())
+		switch {
+		case hosts > o.MaxHosts:
+			for _, m := range g.members {
+				l.refuse(m, fmt.Sprintf("%s would carry %d hosts on one key, more than the %d allowed; if they may share it, raise maxHosts", g.name(), hosts, o.MaxHosts))
+			}
+			return true
+		case len(g.members) < o.MinCertificates && g.heir.object.IsZero():
+			// Alone under its parent is not worth a word; parted from the others is.
+			if all := siblings[[2]string{g.ns, strings.Join(g.wildcards, ", ")}]; len(all) >= o.MinCertificates {
+				for _, m := range g.members {
+					l.refuse(m, "the others under "+g.name()+" have "+l.differs(m, all))
+				}
+			}
+			return true
+		}
+		return false
+	})
+	slices.SortFunc(l.groups, func(a, b *group) int {
+		return cmp.Or(strings.Compare(a.ns, b.ns), slices.Compare(a.wildcards, b.wildcards), strings.Compare(wildcardName(a), wildcardName(b)))
+	})
+	for _, g := range l.groups {
+		g.blockers = l.blockers(g)
+	}
+	l.count()
+	return l
+}
+
+// findWildcards notes every certificate with a wildcard name.
+func (l *look) findWildcards() {
+	note := func(ref inventory.Ref, names []string) {
 		for _, n := range names {
 			if inventory.IsWildcard(n) {
 				k := [2]string{ref.Namespace, n}
@@ -105,101 +194,115 @@ func (o Options) look(s *inventory.Snapshot) *look {
 			}
 		}
 	}
-	for i := range s.KnativeCertificates {
-		if x := &s.KnativeCertificates[i]; x.Ready && x.WildcardDomain != "" {
-			wildcards(x.Ref, x.Names.DNS)
-		}
+	for i := range l.s.KnativeCertificates {
+		note(l.s.KnativeCertificates[i].Ref, l.s.KnativeCertificates[i].Names.DNS)
 	}
-	for i := range s.Certificates {
-		if x := &s.Certificates[i]; x.Ready {
-			wildcards(x.Ref, x.Names.DNS)
-		}
+	for i := range l.s.Certificates {
+		note(l.s.Certificates[i].Ref, l.s.Certificates[i].Names.DNS)
 	}
-	type key struct {
-		ns, wildcard, profile string
-		issuer                inventory.IssuerRef
-		knative               bool
-	}
-	groups := map[key]*group{}
-	// siblings counts certificates below one parent whatever else differs, so
-	// that only what could have company is worth a word.
-	type place struct{ ns, wildcard string }
-	siblings := map[place][]*member{}
+}
+
+// candidates are the certificates that a wildcard could replace, whoever issues
+// them; the others that somebody serves are refused.
+func (l *look) candidates() []*member {
 	routeHosts := l.routeHosts()
-	for i := range s.Certificates {
-		x := &s.Certificates[i]
+	same := map[string][]string{}
+	var out []*member
+	for i := range l.s.Certificates {
+		x := &l.s.Certificates[i]
 		if slices.ContainsFunc(x.Names.DNS, inventory.IsWildcard) {
 			continue
 		}
-		consumers := s.Servers(x.Secret)
+		consumers := l.s.Servers(x.Secret)
 		if len(consumers) == 0 {
 			continue // nobody serves it: that is a matter of gc
 		}
 		m := &member{crt: x, consumers: consumers}
 		if c, ok := x.ControlledBy(); ok && c.Ref.Group == inventory.GroupKnativeNet {
-			m.knative = s.KnativeCertificate(c.Ref)
+			m.knative = l.s.KnativeCertificate(c.Ref)
 		}
 		if cause := l.cause(m, routeHosts); cause != "" {
 			l.refuse(m, cause)
 			continue
 		}
-		hosts := m.hosts()
-		wildcard, refusal := inventory.WildcardFor(hosts[0])
-		if refusal != "" {
-			l.refuse(m, refusal)
-			continue
-		}
-		if i := slices.IndexFunc(hosts, func(h string) bool { return !inventory.Covers(wildcard, h) }); i >= 0 {
-			l.refuse(m, fmt.Sprintf("its names %s and %s have no parent domain in common", hosts[0], hosts[i]))
-			continue
-		}
-		siblings[place{x.Ref.Namespace, wildcard}] = append(siblings[place{x.Ref.Namespace, wildcard}], m)
-		if cause := l.issuerCause(m, wildcard); cause != "" {
+		if cause := m.parents(); cause != "" {
 			l.refuse(m, cause)
 			continue
 		}
-		k := key{x.Ref.Namespace, wildcard, x.Profile, x.Issuer, m.knative != nil}
-		g := groups[k]
-		if g == nil {
-			g = &group{wildcard: wildcard, issuer: x.Issuer, profile: x.Profile, knative: k.knative, ns: k.ns}
-			groups[k] = g
-			l.groups = append(l.groups, g)
+		k := strings.Join(m.wildcards, " ")
+		if _, ok := same[k]; !ok {
+			same[k] = m.wildcards
 		}
-		g.members = append(g.members, m)
+		m.wildcards = same[k]
+		out = append(out, m)
 	}
-	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
-		heir, _ := l.heir(g)
-		switch hosts := len(g.hosts()); {
-		case hosts > o.MaxHosts:
-			for _, m := range g.members {
-				l.refuse(m, fmt.Sprintf("%s would carry %d hosts on one key, more than the %d allowed", g.wildcard, hosts, o.MaxHosts))
+	return out
+}
+
+// parents finds the wildcards that the hosts of m need, or says why there are
+// none.
+func (m *member) parents() (cause string) {
+	for _, h := range m.hosts() {
+		w, refusal := inventory.WildcardFor(h)
+		if refusal != "" {
+			if len(m.hosts()) > 1 && !strings.Contains(refusal, h) {
+				refusal = h + ": " + refusal
 			}
-			return true
-		case len(g.members) < o.MinCertificates && heir.IsZero():
-			// Alone under its parent is not worth a word; parted from the others is.
-			if all := siblings[place{g.ns, g.wildcard}]; len(all) >= o.MinCertificates {
-				for _, m := range g.members {
-					l.refuse(m, "the others under "+g.wildcard+" have "+differs(m, all))
-				}
-			}
-			return true
+			return refusal
 		}
-		return false
+		m.wildcards = append(m.wildcards, w)
+	}
+	slices.Sort(m.wildcards)
+	m.wildcards = slices.Compact(m.wildcards)
+	for _, h := range m.hosts() {
+		// A domain and what is below it: *.example.com is not for example.com.
+		if slices.Contains(m.wildcards, "*."+inventory.CanonicalName(h)) {
+			return "it is for " + h + " and for names below it, and *." + h + " does not cover " + h
+		}
+	}
+	if m.knative != nil && len(m.wildcards) > 1 {
+		return "its names have no parent domain in common, and Routes look for one domain"
+	}
+	return ""
+}
+
+// merge puts a group into another one that covers all of its names anyway, so
+// that there are as few certificates as can be.
+func (l *look) merge() {
+	slices.SortStableFunc(l.groups, func(a, b *group) int {
+		return cmp.Or(len(b.wildcards)-len(a.wildcards), strings.Compare(a.ns, b.ns), slices.Compare(a.wildcards, b.wildcards))
 	})
-	return l
+	var kept []*group
+	for _, g := range l.groups {
+		into := slices.IndexFunc(kept, func(k *group) bool {
+			return k.key == g.key && len(k.wildcards) > len(g.wildcards) && inventory.CoversAll(k.wildcards, g.wildcards) &&
+				len(k.hosts())+len(g.hosts()) <= l.o.MaxHosts
+		})
+		if into < 0 {
+			kept = append(kept, g)
+			continue
+		}
+		kept[into].members = append(kept[into].members, g.members...)
+	}
+	for _, g := range kept {
+		slices.SortFunc(g.members, func(a, b *member) int { return a.object().Compare(b.object()) })
+	}
+	l.groups = kept
 }
 
 // differs says what keeps a certificate from those beside it.
-func differs(m *member, all []*member) string {
+func (l *look) differs(m *member, all []*member) string {
 	for _, o := range all {
 		switch {
 		case o.object() == m.object():
-		case o.crt.Issuer != m.crt.Issuer:
+		case l.authority(o.crt.Issuer) != l.authority(m.crt.Issuer):
 			return "a different issuer (" + o.crt.Issuer.String() + ")"
 		case (o.knative == nil) != (m.knative == nil):
 			return "a different owner: Knative makes some of them, and not the others"
 		case o.crt.Profile != m.crt.Profile:
 			return "a different key or usage"
+		case o.knative != nil && o.knative.Domain != m.knative.Domain:
+			return "a different base domain (" + o.knative.Domain + ")"
 		}
 	}
 	return "something that differs"
@@ -210,6 +313,13 @@ func (g *group) hosts() []string {
 	for _, m := range g.members {
 		out = append(out, m.hosts()...)
 	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// allHosts are the hosts of g and those that are served with its heir already.
+func (g *group) allHosts() []string {
+	out := append(g.hosts(), g.heir.hosts...)
 	slices.Sort(out)
 	return slices.Compact(out)
 }
@@ -282,113 +392,64 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 	if len(m.hosts()) == 0 {
 		return "it has no DNS name"
 	}
-	for _, e := range l.s.To(m.secret()) {
-		if e.Via == inventory.Field && !slices.ContainsFunc(m.consumers, func(c *inventory.Consumer) bool { return c.Ref == e.From }) && !l.s.Writes(e.From, m.secret()) {
-			return fmt.Sprintf("%s uses its Secret, too, in %s, and would not be switched", e.From, e.Field)
+	for _, e := range slices.Concat(l.s.To(m.secret()), l.s.To(m.object())) {
+		if e.Via == inventory.Owner || slices.ContainsFunc(m.consumers, func(c *inventory.Consumer) bool { return c.Ref == e.From }) || l.s.Writes(e.From, m.secret()) {
+			continue
 		}
+		if e.Via == inventory.Field {
+			return fmt.Sprintf("%s uses it, too, in %s, and would not be switched", e.From, e.Field)
+		}
+		if e.From.IsZero() {
+			return fmt.Sprintf("it may be used otherwise (%s)", e.Field)
+		}
+		return fmt.Sprintf("%s may use it, too (%s)", e.From, e.Field)
 	}
 	for w := range l.s.EachWriter(m.secret()) {
 		if w.Group == inventory.GroupCertManager && w != m.crt.Ref {
 			return w.String() + " writes the same Secret: settle that first (see SharedSecretName)"
 		}
 	}
-	if by := m.meta().ManagedBy; by != "" {
-		return "managed by " + by + ": make the wildcard there"
-	}
 	for _, c := range m.consumers {
-		if c.ManagedBy != "" && m.knative == nil {
-			return c.Ref.String() + ", which serves it, is managed by " + c.ManagedBy + ": switch it there"
+		if c.Ref.Namespace != m.secret().Namespace {
+			return c.Ref.String() + " of another namespace serves it, and what grants that names this Secret"
 		}
 		if c.Ref.Group != inventory.GroupKnativeNet && c.Ref.Kind == "DomainMapping" {
 			return "DomainMapping " + c.Ref.String() + " names its Secret by hand"
+		}
+		if m.knative == nil && c.Ref.Group == inventory.GroupKnativeNet {
+			return c.Ref.String() + " serves it, whose Secret Knative chooses"
 		}
 	}
 	return ""
 }
 
-// issuerCause is what keeps an issuer from signing a wildcard; empty when
-// nothing does.
-func (l *look) issuerCause(m *member, wildcard string) string {
-	ref := m.crt.Issuer
-	allowed := slices.Contains(l.o.AllowIssuers, ref.String()) || slices.Contains(l.o.AllowIssuers, ref.Kind+"/"+ref.Name)
-	if ref.Group != inventory.GroupCertManager {
-		if allowed {
-			return ""
-		}
-		return fmt.Sprintf("nothing tells whether %s signs wildcards; name it in allowIssuers if it does", ref)
-	}
-	x := l.s.Issuer(ref)
-	if x == nil {
-		kind := strings.ToLower(ref.Kind) + "." + inventory.GroupCertManager
-		if l.s.HasGap(kind) {
-			return fmt.Sprintf("%s could not be read", ref)
-		}
-		return fmt.Sprintf("its issuer %s does not exist", ref)
-	}
-	switch x.Type {
-	case inventory.SelfSigned:
-		return fmt.Sprintf("%s is self-signed: each certificate is its own authority, and clients may have pinned it", ref)
-	case inventory.CA:
-		return ""
-	case inventory.ACME:
-		if dns01(x.Solvers, wildcard, labels(m.crt)) {
-			return ""
-		}
-		if slices.ContainsFunc(x.Solvers, func(s cmacme.ACMEChallengeSolver) bool { return s.DNS01 != nil }) {
-			return fmt.Sprintf("no DNS-01 solver of %s is for %s, and ACME signs wildcards over DNS-01 only (RFC 8555, 7.1.3)", ref, wildcard)
-		}
-		return fmt.Sprintf("%s has HTTP-01 solvers only, and ACME signs wildcards over DNS-01 only (RFC 8555, 7.1.3)", ref)
-	}
-	if allowed {
-		return ""
-	}
-	return fmt.Sprintf("nothing in the cluster tells whether %s (%s) signs wildcards; name it in allowIssuers if it does", ref, x.Type)
-}
-
-// dns01 asks cert-manager's own solver picker.
-func dns01(solvers []cmacme.ACMEChallengeSolver, wildcard string, labels map[string]string) bool {
-	solver, _ := solverpicker.Pick(context.Background(), wildcard,
-		[]cmacme.ACMEChallenge{{Type: "dns-01"}}, solvers,
-		&cmacme.Order{ObjectMeta: metav1.ObjectMeta{Labels: labels}})
-	return solver != nil
-}
-
-func labels(x *inventory.Certificate) map[string]string {
-	out := map[string]string{}
-	for _, p := range x.Labels {
-		out[p.Key] = p.Value
-	}
-	return out
-}
-
-// heir is a wildcard that is there already and Ready: its Secret and the
-// object that makes it.
-func (l *look) heir(g *group) (secret, object inventory.Ref) {
-	for _, ref := range l.wildcards[[2]string{g.ns, g.wildcard}] {
-		if x := l.s.KnativeCertificate(ref); x != nil && g.knative {
-			return x.Secret, ref
-		}
-		if x := l.s.Certificate(ref); x != nil && !g.knative && x.Issuer == g.issuer && x.Profile == g.profile {
-			return x.Secret, ref
-		}
-	}
-	return inventory.Ref{}, inventory.Ref{}
-}
-
 func (l *look) proposals() []plan.Finding {
 	var out []plan.Finding
 	for _, g := range l.groups {
-		out = append(out, l.proposal(g))
+		out = append(out, l.finding(g))
 	}
 	return out
 }
 
-func (l *look) proposal(g *group) plan.Finding {
+// source is the Secret and the object of the wildcard: the heir's, or those that
+// would be made.
+func (g *group) source() (secret, object inventory.Ref) {
+	if !g.heir.object.IsZero() {
+		return g.heir.secret, g.heir.object
+	}
+	name := wildcardName(g)
+	if g.knative {
+		return inventory.SecretRef(g.ns, name), inventory.KnativeCertificateRef(g.ns, name)
+	}
+	return inventory.SecretRef(g.ns, name), inventory.CertificateRef(g.ns, name)
+}
+
+func (l *look) finding(g *group) plan.Finding {
 	hosts := g.hosts()
-	secret, object := l.heir(g)
+	secret, object := g.source()
 	f := plan.Finding{
 		Reason: plan.Consolidatable, Object: inventory.Ref{Kind: "Namespace", Name: g.ns},
-		Verdict: inventory.Used, Wildcard: g.wildcard,
+		Verdict: inventory.Used, Wildcard: g.name(), Hold: hold(g.blockers),
 	}
 	// Issue and await, and for each certificate switch, delete, retire, delete.
 	f.Fix = make([]plan.Step, 0, 2+4*len(g.members))
@@ -396,24 +457,23 @@ func (l *look) proposal(g *group) plan.Finding {
 	for _, m := range g.members {
 		f.Related = append(f.Related, m.object())
 	}
-	if secret.IsZero() {
-		name := wildcardName(g)
-		secret = inventory.SecretRef(g.ns, name)
-		object = inventory.CertificateRef(g.ns, name)
-		if g.knative {
-			object = inventory.KnativeCertificateRef(g.ns, name)
-		}
-		f.Message = fmt.Sprintf("%s of %s could become one, %s", count(len(g.members), "certificate"), g.issuer, g.wildcard)
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Issue, Object: object, Move: &plan.Move{To: secret, Hosts: []string{g.wildcard}}})
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, Move: &plan.Move{To: secret, Hosts: hosts}})
+	if g.heir.object.IsZero() {
+		f.Message = fmt.Sprintf("%s of %s could become one, %s", count(len(g.members), "certificate"), g.issuer, g.name())
+		f.Fix = append(f.Fix, plan.Step{Action: plan.Issue, Object: object, Move: &plan.Move{To: secret, Hosts: g.wildcards}})
 	} else {
-		f.Message = fmt.Sprintf("%s of %s could give way to %s, %s, which is there and Ready", count(len(g.members), "certificate"), g.issuer, object, g.wildcard)
+		f.Message = fmt.Sprintf("%s of %s could give way to %s, %s, which is there and Ready", count(len(g.members), "certificate"), g.issuer, object, g.name())
 		f.Related = append(f.Related, object)
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, Move: &plan.Move{To: secret, Hosts: hosts}})
 	}
-	f.Message += fmt.Sprintf("; %s would then be on its key and its filter chain", count(len(hosts), "host"))
-	if x := l.s.Issuer(g.issuer); x != nil && x.Type == inventory.CA {
-		f.Message += "; whether the CA's name constraints allow it was not read"
+	f.Fix = append(f.Fix, plan.Step{Action: plan.Await, Object: object, Move: &plan.Move{To: secret, Hosts: hosts}})
+	f.Message += fmt.Sprintf("; %s would then be on its key and its filter chain", count(len(g.allHosts()), "host"))
+	for _, n := range l.notes(g) {
+		f.Message += "; " + n
+	}
+	if who := g.managed(); who != "" {
+		f.Message += "; " + who
+	}
+	if f.Hold != "" {
+		f.Message += "; it waits: " + f.Hold
 	}
 	for _, m := range g.members {
 		move := &plan.Move{From: m.secret(), To: secret}
@@ -422,14 +482,33 @@ func (l *look) proposal(g *group) plan.Finding {
 		}
 	}
 	for _, m := range g.members {
-		f.Fix = append(f.Fix, plan.Step{Action: plan.Delete, Object: m.object(), If: m.meta().Version})
+		if m.meta().ManagedBy == "" {
+			f.Fix = append(f.Fix, plan.Step{Action: plan.Delete, Object: m.object(), If: m.meta().Version})
+		}
 	}
 	for _, m := range g.members {
-		if x := l.s.Secret(m.secret()); x != nil && x.Managed {
+		if x := l.s.Secret(m.secret()); x != nil && x.Managed && m.meta().ManagedBy == "" {
 			f.Fix = append(f.Fix, plan.Step{Action: plan.Retire, Object: x.Ref, If: x.Version}, plan.Step{Action: plan.Delete, Object: x.Ref, If: x.Version})
 		}
 	}
 	return f
+}
+
+// managed says whose hands a group's objects are in; empty if in nobody's.
+func (g *group) managed() string {
+	var tools []string
+	for _, m := range g.members {
+		tools = append(tools, m.meta().ManagedBy)
+		for _, c := range m.consumers {
+			tools = append(tools, c.ManagedBy)
+		}
+	}
+	slices.Sort(tools)
+	tools = slices.DeleteFunc(slices.Compact(tools), func(t string) bool { return t == "" })
+	if len(tools) == 0 {
+		return ""
+	}
+	return strings.Join(tools, " and ") + " would undo a change: commit what `certherd plan -o patch` says, once the wildcard is Ready"
 }
 
 func count(n int, what string) string {
@@ -439,11 +518,15 @@ func count(n int, what string) string {
 	return fmt.Sprintf("%d %s", n, what)
 }
 
-// wildcardName is the name of the object and the Secret of a new wildcard:
-// readable, and not a name that something else could have.
+// wildcardName is the name of the object and the Secret of a new wildcard, and
+// of its proposal: readable, and not a name that something else could have.
 func wildcardName(g *group) string {
-	sum := sha256.Sum256([]byte(g.wildcard + " " + g.issuer.String() + " " + g.profile))
-	name := strings.NewReplacer("*.", "", ".", "-").Replace(g.wildcard)
+	what := g.name() + " " + g.issuer.String() + " " + g.profile
+	if g.knative {
+		what += " " + inventory.GroupKnativeNet + " " + g.domain
+	}
+	sum := sha256.Sum256([]byte(what))
+	name := strings.NewReplacer("*.", "", ".", "-", "_", "-").Replace(g.wildcards[0])
 	if len(name) > 40 {
 		name = strings.TrimRight(name[:40], "-")
 	}

@@ -47,6 +47,8 @@ type Collector struct {
 	rows     map[[2]string][]reference
 	edges    map[Ref]*edgeSet
 	scan     scanState
+
+	authorities map[IssuerRef]*authority
 }
 
 // target is what one of the Matcher's names stands for.
@@ -87,6 +89,8 @@ func NewCollector() *Collector {
 		edges:  map[Ref]*edgeSet{},
 		rows:   map[[2]string][]reference{},
 		other:  map[Ref]bool{},
+
+		authorities: map[IssuerRef]*authority{},
 	}
 }
 
@@ -950,6 +954,9 @@ func (c *Collector) Snapshot(taken time.Time) *Snapshot {
 	for _, s := range c.edges {
 		edges = append(edges, s.tls...)
 		edges = append(edges, s.other...)
+	}
+	for _, a := range c.authorities {
+		c.o.Authorities = append(c.o.Authorities, a.a)
 	}
 	o, gaps := c.o, c.gaps
 	*c = Collector{} // what it holds besides is as much again

@@ -47,6 +47,7 @@ var RecordKinds = []KindName{
 	{Group: GroupNetworking, Resource: "ingresses", Kind: "Ingress"},
 	{Group: GroupGateway, Resource: "gateways", Kind: "Gateway"},
 	{Group: GroupGateway, Resource: "listenersets", Kind: "ListenerSet"},
+	{Group: GroupPolicy, Resource: "certificaterequestpolicies", Kind: "CertificateRequestPolicy"},
 	{Group: "", Resource: "namespaces", Kind: "Namespace"},
 	{Group: "apps", Resource: "deployments", Kind: "Deployment"},
 	{Group: "apps", Resource: "daemonsets", Kind: "DaemonSet"},
@@ -108,6 +109,8 @@ func (c *Collector) Add(group, kind string, doc []byte) (kept bool, err error) {
 		o = new(cmacme.Order)
 	case Ref{Group: GroupACME, Kind: "Challenge"}:
 		o = new(cmacme.Challenge)
+	case Ref{Group: GroupPolicy, Kind: "CertificateRequestPolicy"}:
+		o = new(certificateRequestPolicy)
 	case Ref{Group: GroupKnativeNet, Kind: "Certificate"}:
 		o = new(netv1alpha1.Certificate)
 	case Ref{Group: GroupKnativeNet, Kind: "Ingress"}:
@@ -177,10 +180,17 @@ func (c *Collector) addObject(o any) {
 			}
 		}
 		c.o.Requests = append(c.o.Requests, r)
+		c.seeAuthority(o)
 	case *cmacme.Order:
-		c.acmeRequest("Order", &o.ObjectMeta, o.Status.State)
+		revision := o.Annotations[cm.CertificateRequestRevisionAnnotationKey]
+		c.acmeRequest("Order", &o.ObjectMeta, o.Status.State, &Order{
+			Issuer:      c.issuerRef(o.Spec.IssuerRef.Group, o.Spec.IssuerRef.Kind, o.Namespace, o.Spec.IssuerRef.Name),
+			DNS:         c.names("", o.Spec.DNSNames, nil, nil, nil).DNS,
+			Certificate: c.str(o.Annotations[cm.CertificateNameKey]),
+			Renewal:     revision != "" && revision != "1",
+		})
 	case *cmacme.Challenge:
-		c.acmeRequest("Challenge", &o.ObjectMeta, o.Status.State)
+		c.acmeRequest("Challenge", &o.ObjectMeta, o.Status.State, nil)
 	case *cm.Issuer:
 		c.issuer("Issuer", &o.ObjectMeta, &o.Spec, &o.Status)
 	case *cm.ClusterIssuer:
@@ -201,6 +211,8 @@ func (c *Collector) addObject(o any) {
 		}
 		c.texts = append(c.texts, c.metaTexts(k.Ref, &o.ObjectMeta)...)
 		c.o.KnativeCertificates = append(c.o.KnativeCertificates, k)
+	case *certificateRequestPolicy:
+		c.policy(o)
 	case *netv1alpha1.Ingress:
 		c.knativeIngress(o)
 	case *metav1.PartialObjectMetadata:
@@ -376,8 +388,8 @@ func profile(s *cm.CertificateSpec) string {
 	return b.String()
 }
 
-func (c *Collector) acmeRequest(kind string, m *metav1.ObjectMeta, state cmacme.State) {
-	r := Request{Meta: c.meta(GroupACME, kind, m), State: c.str(string(state)), Since: m.CreationTimestamp.Time}
+func (c *Collector) acmeRequest(kind string, m *metav1.ObjectMeta, state cmacme.State, order *Order) {
+	r := Request{Meta: c.meta(GroupACME, kind, m), State: c.str(string(state)), Since: m.CreationTimestamp.Time, Order: order}
 	switch state {
 	case cmacme.Valid, cmacme.Invalid, cmacme.Expired, cmacme.Errored:
 		r.Final = true
@@ -389,12 +401,14 @@ func (c *Collector) issuer(kind string, m *metav1.ObjectMeta, spec *cm.IssuerSpe
 	x := Issuer{Meta: c.meta(GroupCertManager, kind, m), Type: OpaqueType}
 	switch {
 	case spec.ACME != nil:
-		x.Type, x.Solvers = ACME, spec.ACME.Solvers
+		x.Type, x.Solvers, x.Server = ACME, spec.ACME.Solvers, c.str(spec.ACME.Server)
 		if status.ACME != nil && status.ACME.URI != "" {
 			x.Authority = spec.ACME.Server + " " + status.ACME.URI + " " + spec.ACME.PreferredChain + " " + spec.ACME.Profile
 		}
 	case spec.CA != nil:
-		x.Type = CA
+		// All ClusterIssuers take their Secrets from one namespace, which is not
+		// known here (cert-manager's --cluster-resource-namespace).
+		x.Type, x.Authority = CA, kind+" "+m.Namespace+"/"+spec.CA.SecretName
 	case spec.SelfSigned != nil:
 		x.Type = SelfSigned
 	case spec.Vault != nil:
@@ -596,7 +610,6 @@ func (c *Collector) meta(group, kind string, m *metav1.ObjectMeta) Meta {
 		Ref:       Ref{Group: group, Kind: kind, Namespace: c.str(m.Namespace), Name: c.str(m.Name)},
 		Version:   Version{UID: strings.Clone(string(m.UID)), ResourceVersion: strings.Clone(m.ResourceVersion)},
 		Created:   m.CreationTimestamp.Time,
-		ManagedBy: c.str(managedBy(m)),
 		Ignore:    m.Annotations[IgnoreAnnotation] == "true",
 	}
 	for _, o := range m.OwnerReferences {
@@ -609,6 +622,11 @@ func (c *Collector) meta(group, kind string, m *metav1.ObjectMeta) Meta {
 			ns = ""
 		}
 		x.Owners = append(x.Owners, OwnerRef{Ref: Ref{c.str(g), c.str(o.Kind), c.str(ns), c.str(o.Name)}, UID: c.str(string(o.UID)), Controller: o.Controller != nil && *o.Controller})
+	}
+	if _, controlled := x.ControlledBy(); !controlled {
+		// Knative and cert-manager's shims copy the tools' labels and annotations from
+		// what they make an object for; no tool has a manifest of that.
+		x.ManagedBy = c.str(managedBy(m))
 	}
 	for k, v := range m.Labels {
 		x.Labels = append(x.Labels, Pair{c.str(k), c.str(v)})

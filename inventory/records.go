@@ -93,6 +93,42 @@ type Request struct {
 	Final bool
 	State string // the final state in its own words, for example "Ready"
 	Since time.Time
+	// Order is what an Order asks for, nil for the other kinds.
+	Order *Order
+}
+
+// Order is what an ACME Order asks for.
+type Order struct {
+	Issuer IssuerRef
+	DNS    []string // canonical, sorted
+	// Certificate is the Certificate that it is for, as its annotation says.
+	Certificate string
+	// Renewal is true for all but the first order of a Certificate.
+	Renewal bool
+}
+
+// Policy is a CertificateRequestPolicy of approver-policy: what it allows as
+// far as names go (policy.cert-manager.io/v1alpha1).
+type Policy struct {
+	Meta
+	// DNS are the patterns of allowed.dnsNames, in which * stands for any text.
+	DNS []string
+	// Issuer are the patterns of selector.issuerRef; an empty one matches
+	// everything. Namespaces and NamespaceLabels are selector.namespace.
+	Issuer          IssuerRef
+	Namespaces      []string
+	NamespaceLabels []Pair
+}
+
+// Authority is what the certificates of a CA that signs for an issuer say of
+// it: those that its newest CertificateRequest shows (status.ca and
+// status.certificate without the leaf). No Secret is read for it.
+type Authority struct {
+	Issuer IssuerRef
+	// Permitted and Excluded are the name constraints for DNS names of each
+	// certificate with any (RFC 5280, 4.2.1.10).
+	Permitted [][]string
+	Excluded  []string
 }
 
 // Issuer is a cert-manager Issuer or ClusterIssuer, or an external issuer's
@@ -102,9 +138,12 @@ type Issuer struct {
 	Type    IssuerType
 	Solvers []cmacme.ACMEChallengeSolver
 	// Authority tells when two issuers are provably the same CA and account:
-	// equal and not empty. ACME: server and account URI.
+	// equal and not empty. ACME: server and account URI. CA: the Secret with its
+	// key.
 	Authority string
-	Ready     bool
+	// Server is the URL of an ACME server's directory.
+	Server string
+	Ready  bool
 }
 
 // IssuerType is how an issuer signs.
@@ -181,6 +220,8 @@ type Objects struct {
 	KnativeCertificates []KnativeCertificate
 	Requests            []Request
 	Issuers             []Issuer
+	Authorities         []Authority
+	Policies            []Policy
 	Consumers           []Consumer
 	Routes              []Route
 	Namespaces          []Namespace

@@ -137,7 +137,8 @@ type Meta struct {
 	// looks at (see keepAnnotation), so that no copy of a key can hide in one.
 	Labels      []Pair
 	Annotations []Pair
-	// ManagedBy names the GitOps tool that would undo an edit, empty if none.
+	// ManagedBy names the GitOps tool that would undo an edit, empty if none: a
+	// controlled object is its controller's.
 	ManagedBy string
 	// Ignore is true for objects opted out by certherd.dev/ignore: "true".
 	Ignore bool

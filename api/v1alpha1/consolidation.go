@@ -148,6 +148,9 @@ type Member struct {
 	// Consumers are the objects that name its Secret and are to name the
 	// wildcard's.
 	Consumers []Consumer `json:"consumers"`
+	// ManagedBy is the tool that would undo its deletion: it and its Secret are
+	// then left to a person. Empty if none.
+	ManagedBy string `json:"managedBy,omitempty"`
 }
 
 // Consumer is an object that makes a gateway serve a Secret.

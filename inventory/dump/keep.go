@@ -31,17 +31,20 @@ Certificate.cert-manager.io
 	spec.keystores.jks.passwordSecretRef spec.keystores.pkcs12.passwordSecretRef
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
 	status.notBefore status.notAfter status.renewalTime status.revision status.nextPrivateKeySecretName
-CertificateRequest.cert-manager.io spec.issuerRef
+CertificateRequest.cert-manager.io spec.issuerRef status.ca status.certificate
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
 Order.acme.cert-manager.io spec.issuerRef spec.dnsNames status.state
 Challenge.acme.cert-manager.io spec.issuerRef spec.dnsName spec.type status.state
 
 Issuer.cert-manager.io spec.acme.server spec.acme.preferredChain spec.acme.profile spec.acme.solvers
-	spec.ca{} spec.selfSigned{} spec.vault{} spec.venafi{} status.acme.uri
+	spec.ca.secretName spec.selfSigned{} spec.vault{} spec.venafi{} status.acme.uri
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
 ClusterIssuer.cert-manager.io spec.acme.server spec.acme.preferredChain spec.acme.profile spec.acme.solvers
-	spec.ca{} spec.selfSigned{} spec.vault{} spec.venafi{} status.acme.uri
+	spec.ca.secretName spec.selfSigned{} spec.vault{} spec.venafi{} status.acme.uri
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
+
+CertificateRequestPolicy.policy.cert-manager.io
+	spec.allowed.dnsNames.values spec.selector.issuerRef spec.selector.namespace
 
 Certificate.networking.internal.knative.dev spec.dnsNames spec.domain spec.secretName status.observedGeneration status.notAfter
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
