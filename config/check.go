@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"path"
 	"reflect"
 	"slices"
@@ -228,10 +229,30 @@ func (c Consolidate) check(k *checker) {
 	if k.ok("consolidate.minCertificates", "consolidate.maxHosts") && c.MaxHosts < c.MinCertificates {
 		k.fail("consolidate.maxHosts", "%d is less than minCertificates (%d): no wildcard could ever be proposed", c.MaxHosts, c.MinCertificates)
 	}
-	for i, s := range c.AllowIssuers {
+	issuer := func(at, s string) {
 		parts := strings.Split(s, "/")
 		if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
-			k.fail(fmt.Sprintf("consolidate.allowIssuers[%d]", i), "%q is no issuer: write Kind/name or Kind/namespace/name, for example ClusterIssuer/vault", s)
+			k.fail(at, "%q is no issuer: write Kind/name or Kind/namespace/name, for example ClusterIssuer/vault", s)
+		}
+	}
+	for i, s := range c.AllowIssuers {
+		issuer(fmt.Sprintf("consolidate.allowIssuers[%d]", i), s)
+	}
+	for i, q := range c.Quotas {
+		at := fmt.Sprintf("consolidate.quotas[%d]", i)
+		issuer(at+".issuer", q.Issuer)
+		for _, l := range []struct {
+			field string
+			n     Count
+		}{{"perDomain", q.PerDomain}, {"orders", q.Orders}, {"identical", q.Identical}} {
+			if l.n == 0 && k.ok(at+"."+l.field) {
+				k.fail(at+"."+l.field, "0 would let nothing be issued: write the limit, or disabled")
+			}
+		}
+	}
+	if a := c.CAAResolver; a != "" {
+		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
+			k.fail("consolidate.caaResolver", "%q is no address: write host:port, for example 10.96.0.10:53", a)
 		}
 	}
 	if c.AllowCrossNamespace {

@@ -154,6 +154,31 @@ type Consolidate struct {
 	// AllowCrossNamespace must be false: a wildcard's key never leaves its
 	// namespace. The key is here so that a file can say so.
 	AllowCrossNamespace bool `yaml:"allowCrossNamespace"`
+	// AcceptDrains allows several hosts on one filter chain of a gateway that
+	// drains for a shorter time than the longest allowed request: stock Kourier
+	// replaces such a chain at every event, and longer requests are cut.
+	AcceptDrains bool `yaml:"acceptDrains"`
+	// Quotas are what certificate authorities issue, by issuer. A proposal that
+	// would burst one waits. Let's Encrypt's are known and need not be said.
+	Quotas []Quota `yaml:"quotas"`
+	// CAAResolver is the address of a DNS server, such as 10.96.0.10:53, that is
+	// asked for CAA records before a wildcard of an ACME issuer is proposed;
+	// empty: nobody is.
+	CAAResolver string `yaml:"caaResolver"`
+}
+
+// Quota is what the authority behind an issuer issues.
+type Quota struct {
+	// Issuer is Kind/name, or Kind/namespace/name.
+	Issuer string `yaml:"issuer"`
+	// PerDomain is how many certificates for one registered domain it issues in
+	// 7 days. disabled: any number.
+	PerDomain Count `yaml:"perDomain"`
+	// Orders is how many orders it takes in 3 hours. disabled: any number.
+	Orders Count `yaml:"orders"`
+	// Identical is how many certificates for the same names it issues in 7 days.
+	// disabled: any number.
+	Identical Count `yaml:"identical"`
 }
 
 // Batch is what batch can be told.
@@ -203,9 +228,23 @@ func (c Config) GCOptions() gc.Options {
 	return gc.Options{MinAge: time.Duration(c.GC.MinAge), RequestAge: time.Duration(c.GC.RequestAge)}
 }
 
-// ConsolidateOptions are the options of package consolidate.
+// ConsolidateOptions are the options of package consolidate, without what the DNS
+// says.
 func (c Config) ConsolidateOptions() consolidate.Options {
-	return consolidate.Options{MinCertificates: c.Consolidate.MinCertificates, MaxHosts: c.Consolidate.MaxHosts, AllowIssuers: c.Consolidate.AllowIssuers}
+	o := consolidate.Options{
+		MinCertificates: c.Consolidate.MinCertificates, MaxHosts: c.Consolidate.MaxHosts,
+		AllowIssuers: c.Consolidate.AllowIssuers, AcceptDrains: c.Consolidate.AcceptDrains,
+	}
+	limit := func(n Count) int {
+		if n == gate.NoLimit {
+			return 0
+		}
+		return int(n)
+	}
+	for _, q := range c.Consolidate.Quotas {
+		o.Quotas = append(o.Quotas, consolidate.Quota{Issuer: q.Issuer, PerDomain: limit(q.PerDomain), Orders: limit(q.Orders), Identical: limit(q.Identical)})
+	}
+	return o
 }
 
 // Policy is the gate's policy for a round of all rules, without approvals. What

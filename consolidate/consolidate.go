@@ -243,6 +243,13 @@ func (l *look) candidates() []*member {
 // none.
 func (m *member) parents() (cause string) {
 	for _, h := range m.hosts() {
+		// *.example.com is not for example.com.
+		apex := inventory.CanonicalName(h)
+		if i := slices.IndexFunc(m.hosts(), func(o string) bool { return inventory.Covers("*."+apex, o) }); i >= 0 {
+			return "it is for " + apex + " and for names below it, and *." + apex + " does not cover " + apex
+		}
+	}
+	for _, h := range m.hosts() {
 		w, refusal := inventory.WildcardFor(h)
 		if refusal != "" {
 			if len(m.hosts()) > 1 && !strings.Contains(refusal, h) {
@@ -254,12 +261,6 @@ func (m *member) parents() (cause string) {
 	}
 	slices.Sort(m.wildcards)
 	m.wildcards = slices.Compact(m.wildcards)
-	for _, h := range m.hosts() {
-		// A domain and what is below it: *.example.com is not for example.com.
-		if slices.Contains(m.wildcards, "*."+inventory.CanonicalName(h)) {
-			return "it is for " + h + " and for names below it, and *." + h + " does not cover " + h
-		}
-	}
 	if m.knative != nil && len(m.wildcards) > 1 {
 		return "its names have no parent domain in common, and Routes look for one domain"
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,9 @@ import (
 	"golang.org/x/tools/txtar"
 	"sigs.k8s.io/yaml"
 
+	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/explain"
+	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
 )
@@ -91,15 +94,23 @@ func TestScenarios(t *testing.T) {
 			}
 			var s *inventory.Snapshot
 			var p plan.Plan
+			o := Defaults()
 			for i, f := range a.Files {
 				var got string
 				switch {
+				case f.Name == "consolidate.yaml":
+					if err := yaml.UnmarshalStrict(f.Data, &o.Consolidate); err != nil {
+						t.Fatal(err)
+					}
+					continue
 				case f.Name == "cluster.yaml":
 					s = snapshotOf(t, f.Data)
-					if _, p, err = RunOnce(s, Defaults()); err != nil {
+					if _, p, err = RunOnce(s, o); err != nil {
 						t.Error(err)
 					}
 					continue
+				case f.Name == "proposals":
+					got = proposals(t, s, p, o)
 				case f.Name == "findings":
 					got = findings(p)
 				case f.Name == "changes":
@@ -160,6 +171,43 @@ func changes(p plan.Plan) string {
 				fmt.Fprintf(&b, " -> %s", s.To())
 			}
 			b.WriteString("\n")
+		}
+	}
+	return b.String()
+}
+
+// proposals are the custom resources that would be written, but for their
+// members, which the changes have.
+func proposals(t *testing.T, s *inventory.Snapshot, p plan.Plan, o Options) string {
+	t.Helper()
+	var b strings.Builder
+	for _, x := range consolidate.Proposals(s, o.Consolidate) {
+		i := slices.IndexFunc(p.Changes, func(c plan.Change) bool { return c.ID == x.Change.ID })
+		if i < 0 || gate.Digest(p.Changes[i]) != gate.Digest(x.Change) {
+			t.Errorf("the plan has no change %s", x.Change.ID)
+		}
+		c := x.Consolidation
+		for _, m := range c.Spec.Members {
+			c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h string) bool { return slices.Contains(m.Hosts, h) })
+		}
+		if len(c.Spec.Hosts) > 0 {
+			t.Errorf("no member has %s", c.Spec.Hosts)
+		}
+		fmt.Fprintf(&b, "%s/%s of %d members\n", c.Namespace, c.Name, len(c.Spec.Members))
+		c.Spec.Members = nil
+		u, err := c.ToUnstructured()
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := u.Object["spec"].(map[string]any)
+		delete(spec, "members")
+		delete(spec, "hosts")
+		text, err := yaml.Marshal(map[string]any{"spec": spec, "status": u.Object["status"]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			b.WriteString("  " + line)
 		}
 	}
 	return b.String()

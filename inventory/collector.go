@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"github.com/certherd/certherd/api/v1alpha1"
 )
 
 // A Collector turns API objects into a Snapshot. A source uses it in this order:
@@ -543,14 +543,27 @@ func (c *Collector) Scan(group, kind string, doc []byte) error {
 	return nil
 }
 
-// scanOurs reads a Consolidation: it names what it proposes to replace, which is
-// no use of it. As an owner it counts like any other.
+// scanOurs reads a Consolidation. That it names what it proposes to replace is no
+// use of that. But while it is being carried out, it needs the wildcard, which
+// nobody may use yet, and the certificates to go back to, which nobody may use
+// any more, until it sweeps them. As an owner it counts like any other.
 func (c *Collector) scanOurs(group, kind string, doc []byte) error {
-	var o metav1.PartialObjectMetadata
+	var o v1alpha1.Consolidation
 	if err := json.Unmarshal(doc, &o); err != nil {
 		return err
 	}
-	c.owner(Ref{Group: c.str(group), Kind: c.str(kind), Namespace: c.str(o.Namespace), Name: c.str(o.Name)}, string(o.UID))
+	from := Ref{Group: c.str(group), Kind: c.str(kind), Namespace: c.str(o.Namespace), Name: c.str(o.Name)}
+	c.owner(from, string(o.UID))
+	if !o.Status.Phase.Executing() {
+		return nil
+	}
+	c.edge(Edge{From: from, To: SecretRef(from.Namespace, c.str(o.Spec.SecretName)), Field: "spec.secretName", Via: Field}, false)
+	if o.Status.Phase == v1alpha1.Sweeping {
+		return nil
+	}
+	for _, m := range o.Spec.Members {
+		c.edge(Edge{From: from, To: SecretRef(from.Namespace, c.str(m.SecretName)), Field: "spec.members[].secretName", Via: Field}, false)
+	}
 	return nil
 }
 

@@ -607,10 +607,10 @@ func (c *Collector) configMap(o *corev1.ConfigMap) {
 func (c *Collector) meta(group, kind string, m *metav1.ObjectMeta) Meta {
 	c.kept++
 	x := Meta{
-		Ref:       Ref{Group: group, Kind: kind, Namespace: c.str(m.Namespace), Name: c.str(m.Name)},
-		Version:   Version{UID: strings.Clone(string(m.UID)), ResourceVersion: strings.Clone(m.ResourceVersion)},
-		Created:   m.CreationTimestamp.Time,
-		Ignore:    m.Annotations[IgnoreAnnotation] == "true",
+		Ref:     Ref{Group: group, Kind: kind, Namespace: c.str(m.Namespace), Name: c.str(m.Name)},
+		Version: Version{UID: strings.Clone(string(m.UID)), ResourceVersion: strings.Clone(m.ResourceVersion)},
+		Created: m.CreationTimestamp.Time,
+		Ignore:  m.Annotations[IgnoreAnnotation] == "true",
 	}
 	for _, o := range m.OwnerReferences {
 		g, _, ok := strings.Cut(o.APIVersion, "/")

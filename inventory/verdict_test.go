@@ -119,6 +119,11 @@ core Secret {"metadata":{"namespace":"a","name":"master","uid":"m1"},"type":"Opa
 		{"a Secret that a Consolidation names is unused", secret + consolidation("web-tls", "c1"), webSecret, Unused, ""},
 		{"so is a Certificate", secret + certificate + consolidation("web", "c1"), webCertificate, Unused, ""},
 		{"and a Secret that is named like it", secret + consolidation("web", "c1"), webSecret, Unused, ""},
+		{"a wildcard that nobody uses yet is used while it is issued", secret + certificate + executing("Issuing", "web-tls", "old"), webSecret, Used, Field},
+		{"and so is its Certificate", secret + certificate + executing("Soaking", "web-tls", "old"), webCertificate, Used, Field},
+		{"what can be gone back to is used during the soak", secret + certificate + executing("Soaking", "new", "web-tls"), webCertificate, Used, Field},
+		{"and not when it is swept", secret + certificate + executing("Sweeping", "new", "web-tls"), webCertificate, Unused, ""},
+		{"nor when all is done", secret + certificate + executing("Done", "web-tls", "web-tls"), webCertificate, Unused, ""},
 		{"another kind of its group mentions it", secret + strings.Replace(consolidation("web-tls", "c1"), "Consolidation", "Other", 1), webSecret, Unknown, Mention},
 		{"a Secret that a Consolidation owns is unknown", `core Secret {"metadata":{"namespace":"a","name":"web-tls","uid":"s1","ownerReferences":[{"apiVersion":"certherd.dev/v1alpha1","kind":"Consolidation","name":"x","uid":"c1"}]},"type":"kubernetes.io/tls"}
 ` + consolidation("x", "c1"), webSecret, Unknown, Owner},
@@ -236,4 +241,11 @@ func deployment(namespace, container string) string {
 func consolidation(name, uid string) string {
 	return fmt.Sprintf("certherd.dev Consolidation {\"metadata\":{\"namespace\":\"a\",\"name\":%q,\"uid\":%q,\"annotations\":{\"x\":\"web-tls\"}},"+
 		"\"spec\":{\"secretName\":\"web-tls\",\"members\":[{\"kind\":\"Certificate\",\"name\":\"web-tls\",\"secretName\":\"web-tls\"}]},\"status\":{\"message\":\"a/web-tls\"}}\n", name, uid)
+}
+
+// executing is a Consolidation of a phase, with the Secrets of its wildcard and of
+// its member.
+func executing(phase, wildcard, member string) string {
+	return fmt.Sprintf("certherd.dev Consolidation {\"metadata\":{\"namespace\":\"a\",\"name\":\"x\",\"uid\":\"c1\"},"+
+		"\"spec\":{\"secretName\":%q,\"members\":[{\"kind\":\"Certificate\",\"name\":\"x\",\"secretName\":%q}]},\"status\":{\"phase\":%q}}\n", wildcard, member, phase)
 }

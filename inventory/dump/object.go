@@ -225,20 +225,30 @@ func reduce(o, metadata object, kind string) error {
 // without anything that stood beside it; nil if it is none. What is not read
 // further, inventory does not read either.
 func firstCertificate(data string) []byte {
+	if crts := certificates(data); len(crts) > 0 {
+		return crts[0]
+	}
+	return nil
+}
+
+// certificates are those of a chain in base64, each as PEM and without anything
+// that stood beside it, up to the first that is none.
+func certificates(data string) [][]byte {
 	chain, err := base64.StdEncoding.DecodeString(data)
 	if err != nil {
 		return nil
 	}
+	var out [][]byte
 	for {
 		var block *pem.Block
 		if block, chain = pem.Decode(chain); block == nil {
-			return nil
+			return out
 		}
 		if block.Type == "CERTIFICATE" {
 			if _, err := x509.ParseCertificate(block.Bytes); err != nil || HasPrivateKey(string(block.Bytes)) {
-				return nil
+				return out
 			}
-			return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})
+			out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes}))
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	stdjson "encoding/json"
 	"fmt"
 	"io"
@@ -112,9 +113,13 @@ func written(group, version, kind string, doc []byte) ([]byte, inventory.Ref, er
 		// It is nothing but a certificate, whose bytes reduce has looked at.
 		delete(m, "data")
 	}
+	signed := signatures(kind, m)
 	scrub(m)
 	if kind == "Secret" && data != nil {
 		m["data"] = data
+	}
+	for k, v := range signed {
+		m["status"].(map[string]any)[k] = v
 	}
 
 	out, err := stdjson.Marshal(m)
@@ -157,6 +162,24 @@ func expandNumbers(v any) {
 			}
 		}
 	}
+}
+
+// signatures takes out of a CertificateRequest what was signed, and returns it as
+// certificates and nothing else.
+func signatures(kind string, m map[string]any) map[string]string {
+	status, _ := m["status"].(map[string]any)
+	if kind != "CertificateRequest" || status == nil {
+		return nil
+	}
+	out := map[string]string{}
+	for _, k := range []string{"ca", "certificate"} {
+		data, _ := status[k].(string)
+		delete(status, k)
+		if crts := certificates(data); len(crts) > 0 {
+			out[k] = base64.StdEncoding.EncodeToString(bytes.Join(crts, nil))
+		}
+	}
+	return out
 }
 
 // special cuts what no path can tell.

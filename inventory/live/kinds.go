@@ -12,7 +12,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 
-	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/inventory"
 )
 
@@ -72,8 +71,6 @@ func irrelevant(r resource) bool {
 		return true // addresses and ports
 	case schema.GroupResource{Resource: "componentstatuses"}:
 		return true // health of the control plane, made up when asked for
-	case v1alpha1.GroupVersionResource.GroupResource():
-		return true // certherd's own proposals, which name what they are about
 	}
 	return measurements(r.Group)
 }
