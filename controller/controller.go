@@ -237,14 +237,14 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 			judge(ref)
 		}
 	}
-	moves := cost.Moves(changes)
+	moves := cost.MovesOf(changes)
 	now, after := map[inventory.Ref]bool{}, map[inventory.Ref]bool{}
 	for i := range s.Consumers {
 		x := &s.Consumers[i]
 		for _, t := range x.TLS {
 			if o.reports(s, t.Secret) && t.Secret.Name != "" {
 				now[t.Secret] = true
-				after[cost.Moved(moves, x.Ref, t.Secret)] = true
+				after[moves.Moved(x.Ref, t.Secret)] = true
 			}
 		}
 	}
@@ -259,7 +259,7 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 		r.Namespaces = append(r.Namespaces, *n)
 	}
 	slices.SortFunc(r.Namespaces, func(a, b report.Namespace) int { return strings.Compare(a.Name, b.Name) })
-	for _, g := range cost.Gateways(s, changes) {
+	for _, g := range cost.Gateways(s, moves) {
 		m := report.Memory{
 			Now: g.Now.AtRest(), After: g.After.AtRest(),
 			ChurnNow: g.Now.UnderChurn(cost.EventsPerSecond), ChurnAfter: g.After.UnderChurn(cost.EventsPerSecond),

@@ -87,6 +87,7 @@ func large(n int) *inventory.Snapshot {
 		o.Consumers = append(o.Consumers, c)
 		edges = append(edges, inventory.Edge{From: c.Ref, To: served, Field: c.TLS[0].Field, Via: inventory.Field})
 	}
+	o.Workloads = []inventory.Workload{{Meta: inventory.Meta{Ref: inventory.Ref{Group: "apps", Kind: "Deployment", Namespace: "kourier-system", Name: "3scale-kourier-gateway"}}, Controller: "kourier", MemoryLimit: 800 << 20, DrainSeconds: 15, Replicas: 1}}
 	for i := range 150 {
 		ns := fmt.Sprintf("team-%03d", i)
 		o.Secrets = append(o.Secrets, inventory.Secret{Meta: inventory.Meta{Ref: inventory.SecretRef(ns, "wildcard"), Created: created}, Managed: true, CertificateName: "wildcard"})

@@ -23,11 +23,10 @@ type Gateway struct {
 	CertificatesNow, CertificatesAfter int
 }
 
-// Gateways are the gateways that the model knows: Kourier's. changes are taken
-// to be carried out in full for After.
-func Gateways(s *inventory.Snapshot, changes []plan.Change) []Gateway {
+// Gateways are the gateways that the model knows: Kourier's. moves are taken to
+// be carried out in full for After.
+func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 	var out []Gateway
-	moves := Moves(changes)
 	for i := range s.Workloads {
 		w := &s.Workloads[i]
 		if w.Controller != "kourier" {
@@ -45,7 +44,7 @@ func Gateways(s *inventory.Snapshot, changes []plan.Change) []Gateway {
 			g.Hosts += len(x.Hosts)
 			for _, t := range x.TLS {
 				now[t.Secret]++
-				after[Moved(moves, x.Ref, t.Secret)]++
+				after[moves.Moved(x.Ref, t.Secret)]++
 			}
 		}
 		g.Now, g.After = shape(services, now, w.DrainSeconds), shape(services, after, w.DrainSeconds)
@@ -63,8 +62,12 @@ func shape(services int, chains map[inventory.Ref]int, drain int) Shape {
 	return s
 }
 
-// Moves are the switches of all changes: consumer and old Secret to new Secret.
-func Moves(changes []plan.Change) map[[2]inventory.Ref]inventory.Ref {
+// Moves tell by a consumer and the Secret that it names which Secret it will
+// name. The zero Moves leave everything where it is.
+type Moves map[[2]inventory.Ref]*plan.Move
+
+// MovesOf are the switches of all changes.
+func MovesOf(changes []plan.Change) Moves {
 	n := 0
 	for i := range changes {
 		for j := range changes[i].Steps {
@@ -73,11 +76,11 @@ func Moves(changes []plan.Change) map[[2]inventory.Ref]inventory.Ref {
 			}
 		}
 	}
-	out := make(map[[2]inventory.Ref]inventory.Ref, n)
+	out := make(Moves, n)
 	for i := range changes {
 		for j := range changes[i].Steps {
-			if s := &changes[i].Steps[j]; s.Action == plan.Switch {
-				out[[2]inventory.Ref{s.Object, s.From()}] = s.To()
+			if s := &changes[i].Steps[j]; s.Action == plan.Switch && s.Move != nil {
+				out[[2]inventory.Ref{s.Object, s.From()}] = s.Move
 			}
 		}
 	}
@@ -85,26 +88,27 @@ func Moves(changes []plan.Change) map[[2]inventory.Ref]inventory.Ref {
 }
 
 // Moved is the Secret that a consumer names after the moves.
-func Moved(moves map[[2]inventory.Ref]inventory.Ref, consumer, secret inventory.Ref) inventory.Ref {
-	if to, ok := moves[[2]inventory.Ref{consumer, secret}]; ok {
-		return to
+func (m Moves) Moved(consumer, secret inventory.Ref) inventory.Ref {
+	if move, ok := m[[2]inventory.Ref{consumer, secret}]; ok {
+		return move.To
 	}
 	return secret
 }
 
 // Checks are the checks of this package. changes are those that are proposed.
 func Checks(changes []plan.Change) []plan.Check {
+	moves := MovesOf(changes)
 	return []plan.Check{
-		{Reason: plan.GatewayMemory, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return gatewayMemory(s, changes) },
+		{Reason: plan.GatewayMemory, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return gatewayMemory(s, moves) },
 			Doc: "A gateway's certificates need more memory under churn than its limit gives."},
-		{Reason: plan.DrainHazard, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return drainHazard(s, changes) },
+		{Reason: plan.DrainHazard, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return drainHazard(s, moves) },
 			Doc: "Hosts share a filter chain on a gateway that replaces it at every event, with a drain time shorter than the longest allowed request."},
 	}
 }
 
-func gatewayMemory(s *inventory.Snapshot, changes []plan.Change) []plan.Finding {
+func gatewayMemory(s *inventory.Snapshot, moves Moves) []plan.Finding {
 	var out []plan.Finding
-	for _, g := range Gateways(s, changes) {
+	for _, g := range Gateways(s, moves) {
 		limit := MiB(g.Workload.MemoryLimit)
 		churn := g.Now.UnderChurn(EventsPerSecond)
 		if limit == 0 || churn <= limit {
@@ -133,14 +137,14 @@ func MiB(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 // each push (net-kourier pkg/generator/sni.go ranges over a map), so that Envoy replaces
 // the chain at every event of any service, and ends what is still open on it when the
 // drain time is over.
-func drainHazard(s *inventory.Snapshot, changes []plan.Change) []plan.Finding {
+func drainHazard(s *inventory.Snapshot, moves Moves) []plan.Finding {
 	longest := s.Settings.MaxRevisionTimeoutSeconds
 	if longest == 0 {
 		longest = 600 // config-defaults' default
 	}
 	var out []plan.Finding
-	now, later := sharedHosts(s, nil), sharedHosts(s, Moves(changes))
-	for _, g := range Gateways(s, changes) {
+	now, later := sharedHosts(s, nil), sharedHosts(s, moves)
+	for _, g := range Gateways(s, moves) {
 		drain := g.Workload.DrainSeconds
 		if drain >= longest {
 			continue
@@ -168,22 +172,24 @@ func drainHazard(s *inventory.Snapshot, changes []plan.Change) []plan.Finding {
 
 // sharedHosts counts, for each Secret that several Knative Ingresses name, the
 // hosts that they serve with it.
-func sharedHosts(s *inventory.Snapshot, moves map[[2]inventory.Ref]inventory.Ref) map[inventory.Ref]int {
-	sharers, hosts := map[inventory.Ref]int{}, map[inventory.Ref]int{}
+func sharedHosts(s *inventory.Snapshot, moves Moves) map[inventory.Ref]int {
+	type count struct{ sharers, hosts int32 }
+	all := map[inventory.Ref]count{}
 	for i := range s.Consumers {
 		x := &s.Consumers[i]
 		if x.Ref.Group != inventory.GroupKnativeNet {
 			continue
 		}
 		for _, t := range x.TLS {
-			to := Moved(moves, x.Ref, t.Secret)
-			sharers[to]++
-			hosts[to] += len(t.Hosts)
+			to := moves.Moved(x.Ref, t.Secret)
+			n := all[to]
+			all[to] = count{n.sharers + 1, n.hosts + int32(len(t.Hosts))}
 		}
 	}
-	for ref, n := range sharers {
-		if n < 2 {
-			delete(hosts, ref)
+	hosts := map[inventory.Ref]int{}
+	for ref, n := range all {
+		if n.sharers > 1 {
+			hosts[ref] = int(n.hosts)
 		}
 	}
 	return hosts

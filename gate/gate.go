@@ -534,19 +534,26 @@ func (d *decision) meta(ref inventory.Ref) *inventory.Meta {
 // certificates counts what shares are shares of: the Secrets that hold a
 // certificate or will once it is issued.
 func certificates(s *inventory.Snapshot) int {
-	all := make(map[inventory.Ref]struct{}, len(s.Secrets))
+	n := 0
 	for i := range s.Secrets {
-		if !s.Secrets[i].NextPrivateKey {
-			all[s.Secrets[i].Ref] = struct{}{}
+		// Of records of one name, the Snapshot answers with one.
+		if x := &s.Secrets[i]; !x.NextPrivateKey && s.Secret(x.Ref) == x {
+			n++
+		}
+	}
+	more := map[inventory.Ref]struct{}{}
+	count := func(ref inventory.Ref) {
+		if x := s.Secret(ref); x == nil || x.NextPrivateKey {
+			more[ref] = struct{}{}
 		}
 	}
 	for i := range s.Certificates {
-		all[s.Certificates[i].Secret] = struct{}{}
+		count(s.Certificates[i].Secret)
 	}
 	for i := range s.KnativeCertificates {
-		all[s.KnativeCertificates[i].Secret] = struct{}{}
+		count(s.KnativeCertificates[i].Secret)
 	}
-	return len(all)
+	return n + len(more)
 }
 
 func isShare(x float64) bool { return x >= 0 && x <= 1 } // not for NaN

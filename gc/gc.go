@@ -157,19 +157,11 @@ func sharedSecretName(s *inventory.Snapshot) []plan.Finding {
 	done := map[inventory.Ref]bool{}
 	for i := range s.Certificates {
 		x := &s.Certificates[i]
-		if done[x.Secret] {
+		sharers := sharersOf(s, x.Secret)
+		if sharers == nil || done[x.Secret] {
 			continue
 		}
 		done[x.Secret] = true
-		var sharers []inventory.Ref
-		for _, w := range s.Writers(x.Secret) {
-			if w.Group == inventory.GroupCertManager {
-				sharers = append(sharers, w)
-			}
-		}
-		if len(sharers) < 2 {
-			continue
-		}
 		// cert-manager lets the one go on that the Secret names, and the others
 		// wait (internal/controller/certificates/certificates.go, CertificateOwnsSecret).
 		owner := "the oldest"
@@ -183,6 +175,24 @@ func sharedSecretName(s *inventory.Snapshot) []plan.Finding {
 		})
 	}
 	return out
+}
+
+// sharersOf are the Certificates that write a Secret, nil for less than two.
+func sharersOf(s *inventory.Snapshot, secret inventory.Ref) []inventory.Ref {
+	var first inventory.Ref
+	var all []inventory.Ref
+	for w := range s.EachWriter(secret) {
+		switch {
+		case w.Group != inventory.GroupCertManager:
+		case first.IsZero():
+			first = w
+		case all == nil:
+			all = []inventory.Ref{first, w}
+		default:
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 func names(refs []inventory.Ref) string {
@@ -202,7 +212,7 @@ func names(refs []inventory.Ref) string {
 
 // orphan reports whether a Secret's writer is gone, and says who that was.
 func orphan(s *inventory.Snapshot, x *inventory.Secret) (string, bool) {
-	if len(s.Writers(x.Ref)) > 0 || x.NextPrivateKey || s.HasGap("certificate.cert-manager.io") {
+	if s.HasWriter(x.Ref) || x.NextPrivateKey || s.HasGap("certificate.cert-manager.io") {
 		return "", false
 	}
 	switch {
@@ -269,30 +279,33 @@ func ending(t time.Time) string {
 
 // collect are the steps that take a Secret away together with what renews it.
 // A mark that it may have is of an earlier time, and counts for nothing.
-func collect(s *inventory.Snapshot, ref inventory.Ref) []plan.Step {
-	x := s.Secret(ref)
+func collect(s *inventory.Snapshot, x *inventory.Secret) []plan.Step {
 	if x == nil || !collectable(s, x) {
 		return nil
 	}
 	return []plan.Step{
-		{Action: plan.Retire, Object: ref, If: x.Version},
-		{Action: plan.Delete, Object: ref, If: x.Version},
+		{Action: plan.Retire, Object: x.Ref, If: x.Version},
+		{Action: plan.Delete, Object: x.Ref, If: x.Version},
 	}
 }
 
 // collectWith are the steps that take away what renews a Secret, and then the
 // Secret.
 func collectWith(s *inventory.Snapshot, m *inventory.Meta, secret inventory.Ref) []plan.Step {
-	rest := collect(s, secret)
-	steps := make([]plan.Step, 0, 1+len(rest)) // there may be very many
-	return append(append(steps, plan.Step{Action: plan.Delete, Object: m.Ref, If: m.Version}), rest...)
+	first := plan.Step{Action: plan.Delete, Object: m.Ref, If: m.Version}
+	x := s.Secret(secret)
+	if x == nil || !collectable(s, x) {
+		return []plan.Step{first}
+	}
+	// Not by appending: there may be very many.
+	return []plan.Step{first, {Action: plan.Retire, Object: x.Ref, If: x.Version}, {Action: plan.Delete, Object: x.Ref, If: x.Version}}
 }
 
 // collectAlone are the steps that take away a Secret that nothing renews, and
 // what its mark says: nothing is to be done before its grace period has ended,
 // and then it is deleted.
 func collectAlone(s *inventory.Snapshot, x *inventory.Secret) ([]plan.Step, string) {
-	steps := collect(s, x.Ref)
+	steps := collect(s, x)
 	mark, ok := plan.MarkOf(&x.Meta)
 	if !ok || steps == nil {
 		return steps, ""
@@ -398,7 +411,7 @@ func (o Options) supersededCertificate(s *inventory.Snapshot) []plan.Finding {
 		crt := inventory.CertificateRef(x.Ref.Namespace, x.Ref.Name)
 		fix := collectWith(s, &x.Meta, x.Secret)
 		f := finding(plan.SupersededCertificate, x.Ref, j, message, fix...)
-		f.Related = []inventory.Ref{heir, x.Secret}
+		f.Related = append(make([]inventory.Ref, 0, 3), heir, x.Secret)
 		if s.Certificate(crt) != nil {
 			f.Related = append(f.Related, crt)
 		}
@@ -436,24 +449,8 @@ func heirOf(s *inventory.Snapshot, x *inventory.KnativeCertificate) inventory.Re
 // duplicateCertificate groups by everything that makes certificates
 // exchangeable. The one that is used, else Ready, else oldest, stays.
 func (o Options) duplicateCertificate(s *inventory.Snapshot) []plan.Finding {
-	type key struct {
-		namespace, names, profile string
-		issuer                    inventory.IssuerRef
-	}
-	groups := map[key][]*inventory.Certificate{}
-	for i := range s.Certificates {
-		x := &s.Certificates[i]
-		if x.Names.Empty() {
-			continue
-		}
-		k := key{x.Ref.Namespace, x.Names.Key(), x.Profile, x.Issuer}
-		groups[k] = append(groups[k], x)
-	}
 	var out []plan.Finding
-	for _, group := range groups {
-		if len(group) < 2 {
-			continue
-		}
+	for _, group := range exchangeable(s) {
 		judged := map[inventory.Ref]inventory.Judgement{}
 		for _, x := range group {
 			judged[x.Ref] = o.judge(s, &x.Meta)
@@ -497,6 +494,40 @@ func (o Options) duplicateCertificate(s *inventory.Snapshot) []plan.Finding {
 		}
 	}
 	return out
+}
+
+// exchangeable are the groups of two Certificates or more in one namespace that
+// have the same names, issuer and profile.
+func exchangeable(s *inventory.Snapshot) [][]*inventory.Certificate {
+	all := make([]*inventory.Certificate, 0, len(s.Certificates))
+	for i := range s.Certificates {
+		if x := &s.Certificates[i]; !x.Names.Empty() {
+			all = append(all, x)
+		}
+	}
+	compare := func(a, b *inventory.Certificate) int {
+		if c := strings.Compare(a.Ref.Namespace, b.Ref.Namespace); c != 0 {
+			return c
+		}
+		if c := a.Names.Compare(b.Names); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.Profile, b.Profile); c != 0 {
+			return c
+		}
+		return a.Issuer.Ref().Compare(b.Issuer.Ref())
+	}
+	slices.SortStableFunc(all, compare)
+	var groups [][]*inventory.Certificate
+	for from, to := 0, 1; from < len(all); from, to = to, to+1 {
+		for to < len(all) && compare(all[from], all[to]) == 0 {
+			to++
+		}
+		if to-from > 1 {
+			groups = append(groups, all[from:to])
+		}
+	}
+	return groups
 }
 
 // coveredCertificate: exact names keep winning over a wildcard at the gateway,

@@ -1,7 +1,6 @@
 package inventory
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -164,10 +163,18 @@ func sorted(list []string) []string {
 	return slices.Clip(list)
 }
 
-// Key is one string for the whole set: equal keys are equal identities.
-func (n Names) Key() string {
-	// Quoted, as a URI may hold any separator.
-	return fmt.Sprintf("%q %q %q %q", n.DNS, n.IPs, n.URIs, n.Emails)
+// Compare orders sets of identities. It is 0 for equal ones.
+func (n Names) Compare(o Names) int {
+	if c := slices.Compare(n.DNS, o.DNS); c != 0 {
+		return c
+	}
+	if c := slices.Compare(n.IPs, o.IPs); c != 0 {
+		return c
+	}
+	if c := slices.Compare(n.URIs, o.URIs); c != 0 {
+		return c
+	}
+	return slices.Compare(n.Emails, o.Emails)
 }
 
 // OnlyDNS reports whether the identities are DNS names and nothing else.

@@ -7,6 +7,7 @@ package inventory
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -19,15 +20,19 @@ type Ref struct{ Group, Kind, Namespace, Name string }
 // cluster-scoped. Knative's own Ingress and Certificate are called KIngress
 // and KCertificate, as its developers do, so that nobody takes them for the
 // ones of Kubernetes and cert-manager.
-func (r Ref) String() string {
-	kind := r.Kind
+func (r Ref) String() string { return string(r.Append(nil)) }
+
+// Append adds what String returns to b.
+func (r Ref) Append(b []byte) []byte {
+	b = slices.Grow(b, len("K")+len(r.Kind)+len(r.Namespace)+len(r.Name)+2)
 	if r.Group == GroupKnativeNet {
-		kind = "K" + kind
+		b = append(b, 'K')
 	}
-	if r.Namespace == "" {
-		return kind + "/" + r.Name
+	b = append(append(b, r.Kind...), '/')
+	if r.Namespace != "" {
+		b = append(append(b, r.Namespace...), '/')
 	}
-	return kind + "/" + r.Namespace + "/" + r.Name
+	return append(b, r.Name...)
 }
 
 // IsZero reports whether r names nothing.
@@ -36,12 +41,17 @@ func (r Ref) IsZero() bool { return r == Ref{} }
 // Compare orders Refs by namespace, kind, name and group, the order in which
 // people look for things.
 func (r Ref) Compare(o Ref) int {
-	return cmp.Or(
-		strings.Compare(r.Namespace, o.Namespace),
-		strings.Compare(r.Kind, o.Kind),
-		strings.Compare(r.Name, o.Name),
-		strings.Compare(r.Group, o.Group),
-	)
+	// cmp.Or would compare all four, and nearly always one or two will do.
+	if c := strings.Compare(r.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	if c := strings.Compare(r.Kind, o.Kind); c != 0 {
+		return c
+	}
+	if c := strings.Compare(r.Name, o.Name); c != 0 {
+		return c
+	}
+	return strings.Compare(r.Group, o.Group)
 }
 
 // Version is the precondition of every write: the object as it was looked at.
@@ -98,8 +108,10 @@ type Edge struct {
 
 // Compare orders edges by what they point at, then by strength of evidence.
 func (e Edge) Compare(o Edge) int {
+	if c := e.To.Compare(o.To); c != 0 {
+		return c
+	}
 	return cmp.Or(
-		e.To.Compare(o.To),
 		strings.Compare(string(e.Via), string(o.Via)),
 		e.From.Compare(o.From),
 		strings.Compare(e.Field, o.Field),

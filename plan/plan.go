@@ -138,18 +138,20 @@ func New(s *inventory.Snapshot, checks []Check) Plan { return Plan{}.And(s, chec
 
 // And adds what more checks find, after what is there.
 func (p Plan) And(s *inventory.Snapshot, checks []Check) Plan {
-	var found []Finding
+	parts := make([][]Finding, 0, len(checks))
 	order := map[Reason]int{}
 	for i, c := range checks {
 		if c.Doc == "" || c.Reason == "" {
 			panic("plan: check " + string(c.Reason) + " is not documented")
 		}
 		order[c.Reason] = i
-		if f := c.Run(s); found == nil {
-			found = slices.Clip(f) // growing must not write into what is the check's
-		} else {
-			found = append(found, f...)
-		}
+		parts = append(parts, c.Run(s))
+	}
+	var found []Finding
+	if len(parts) == 1 {
+		found = parts[0]
+	} else {
+		found = slices.Concat(parts...)
 	}
 	slices.SortStableFunc(found, func(a, b Finding) int {
 		if a.Reason != b.Reason {
@@ -167,27 +169,43 @@ func (p Plan) And(s *inventory.Snapshot, checks []Check) Plan {
 		}
 	}
 	p.Changes = slices.Grow(slices.Clip(p.Changes), n)
+	var text []byte
 	for i := range found {
 		if f := &found[i]; len(f.Fix) > 0 {
-			p.Changes = append(p.Changes, Change{ID: id(f), Why: f, Steps: f.Fix})
+			text = appendFix(text[:0], f)
+			p.Changes = append(p.Changes, Change{ID: id(text), Why: f, Steps: f.Fix})
 		}
 	}
-	if len(p.Findings) > 0 {
-		found = slices.Concat(p.Findings, found)
+	switch {
+	case len(p.Findings) == 0:
+		p.Findings = found
+	case len(found) > 0:
+		p.Findings = slices.Concat(p.Findings, found)
 	}
-	p.Findings = found
 	return p
 }
 
-// id names a change by what it does, so that the same change has the same ID
-// in the next round.
-func id(f *Finding) string {
-	h := sha256.New()
-	fmt.Fprintln(h, f.Reason, f.Object, f.Wildcard)
-	for _, s := range f.Fix {
-		fmt.Fprintln(h, s.Action, s.Object, s.From(), s.To())
+// id names a change by what it does (see appendFix), so that the same change has
+// the same ID in the next round.
+func id(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:5])
+}
+
+// appendFix adds a line for what a Finding is about, and one for each step of its
+// Fix, to b.
+func appendFix(b []byte, f *Finding) []byte {
+	b = append(append(b, f.Reason...), ' ')
+	b = append(f.Object.Append(b), ' ')
+	b = append(append(b, f.Wildcard...), '\n')
+	for i := range f.Fix {
+		s := &f.Fix[i]
+		b = append(append(b, s.Action...), ' ')
+		b = append(s.Object.Append(b), ' ')
+		b = append(s.From().Append(b), ' ')
+		b = append(s.To().Append(b), '\n')
 	}
-	return hex.EncodeToString(h.Sum(nil))[:10]
+	return b
 }
 
 // Digest is equal for plans that would do the same to the same versions of the
@@ -239,7 +257,7 @@ func verify(s *inventory.Snapshot, c Change) error {
 		}
 		switch step.Action {
 		case Issue:
-			if s.Exists(step.To()) && len(s.Writers(step.To())) > 0 {
+			if s.Exists(step.To()) && s.HasWriter(step.To()) {
 				return fail("%s is written by somebody else", step.To())
 			}
 			issued[step.Object] = step
@@ -268,20 +286,20 @@ func verify(s *inventory.Snapshot, c Change) error {
 		case Retire, Delete:
 			switch {
 			case step.Object.Kind == "Secret" && step.Object.Group == "":
-				for _, w := range s.Writers(step.Object) {
+				for w := range s.EachWriter(step.Object) {
 					if !gone[w] && !gone[knativeOwner(s, w)] {
 						return fail("%s would write it again", w)
 					}
 				}
 				for _, e := range s.To(step.Object) {
-					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, step.Object}] && !slices.Contains(s.Writers(step.Object), e.From) {
+					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, step.Object}] && !s.Writes(e.From, step.Object) {
 						return fail("%s still names it in %s", e.From, e.Field)
 					}
 				}
 			case step.Object.Kind == "Certificate":
 				secret, _ := writes(s, step.Object)
 				for _, e := range s.To(secret) {
-					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, secret}] && !slices.Contains(s.Writers(secret), e.From) && len(liveWriters(s, secret, step.Object, gone)) == 0 {
+					if e.Via == inventory.Field && !moved[[2]inventory.Ref{e.From, secret}] && !s.Writes(e.From, secret) && !renewed(s, secret, step.Object, gone) {
 						return fail("%s uses its Secret in %s, which nobody would renew", e.From, e.Field)
 					}
 				}
@@ -292,15 +310,14 @@ func verify(s *inventory.Snapshot, c Change) error {
 	return nil
 }
 
-// liveWriters are the writers of a Secret that are left when one more goes.
-func liveWriters(s *inventory.Snapshot, secret, going inventory.Ref, gone map[inventory.Ref]bool) []inventory.Ref {
-	var out []inventory.Ref
-	for _, w := range s.Writers(secret) {
+// renewed reports whether a Secret has a writer left when one more goes.
+func renewed(s *inventory.Snapshot, secret, going inventory.Ref, gone map[inventory.Ref]bool) bool {
+	for w := range s.EachWriter(secret) {
 		if w != going && !gone[w] && knativeOwner(s, w) != going {
-			out = append(out, w)
+			return true
 		}
 	}
-	return out
+	return false
 }
 
 // knativeOwner is the Knative Certificate that a Certificate belongs to, and
@@ -318,7 +335,7 @@ func namesOf(s *inventory.Snapshot, secret inventory.Ref) []string {
 	if x := s.Secret(secret); x != nil && len(x.Names.DNS) > 0 {
 		return x.Names.DNS
 	}
-	for _, w := range s.Writers(secret) {
+	for w := range s.EachWriter(secret) {
 		if x := s.Certificate(w); x != nil {
 			return x.Names.DNS
 		}
