@@ -238,23 +238,23 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 		}
 	}
 	moves := cost.MovesOf(changes)
-	now, after := map[inventory.Ref]bool{}, map[inventory.Ref]bool{}
-	for i := range s.Consumers {
-		x := &s.Consumers[i]
-		for _, t := range x.TLS {
-			if o.reports(s, t.Secret) && t.Secret.Name != "" {
-				now[t.Secret] = true
-				after[moves.Moved(x.Ref, t.Secret)] = true
-			}
+	var last inventory.Ref
+	after := map[inventory.Ref]bool{}
+	for x, t := range s.EachServed() {
+		if t.Secret.Name == "" || !o.reports(s, t.Secret) {
+			continue
 		}
-	}
-	for ref := range now {
-		space(ref.Namespace).GatewayCertificates.Now++
+		if t.Secret != last {
+			last = t.Secret
+			r.Summary.GatewayCertificates.Now++
+			space(last.Namespace).GatewayCertificates.Now++
+		}
+		after[moves.Moved(x.Ref, t.Secret)] = true
 	}
 	for ref := range after {
 		space(ref.Namespace).GatewayCertificates.After++
 	}
-	r.Summary.GatewayCertificates = report.NowAfter{Now: len(now), After: len(after)}
+	r.Summary.GatewayCertificates.After = len(after)
 	for _, n := range spaces {
 		r.Namespaces = append(r.Namespaces, *n)
 	}

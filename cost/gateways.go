@@ -33,33 +33,46 @@ func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 			continue
 		}
 		g := Gateway{Workload: w}
-		now, after := map[inventory.Ref]int{}, map[inventory.Ref]int{}
-		services := 0
+		services, entries := 0, 0
 		for j := range s.Consumers {
-			x := &s.Consumers[j]
-			if x.Ref.Group != inventory.GroupKnativeNet || !strings.HasPrefix(x.Class, "kourier.") && (x.Class != "" || !strings.HasPrefix(s.Settings.IngressClass, "kourier.")) {
-				continue
-			}
-			services++
-			g.Hosts += len(x.Hosts)
-			for _, t := range x.TLS {
-				now[t.Secret]++
-				after[moves.Moved(x.Ref, t.Secret)]++
+			if x := &s.Consumers[j]; kouriers(s, x) {
+				services++
+				g.Hosts += len(x.Hosts)
+				entries += len(x.TLS)
 			}
 		}
-		g.Now, g.After = shape(services, now, w.DrainSeconds), shape(services, after, w.DrainSeconds)
-		g.CertificatesNow, g.CertificatesAfter = len(now), len(after)
+		var last inventory.Ref
+		after := map[inventory.Ref]bool{}
+		for x, t := range s.EachServed() {
+			if !kouriers(s, x) {
+				continue
+			}
+			if g.CertificatesNow == 0 || t.Secret != last {
+				g.CertificatesNow++
+				last = t.Secret
+			}
+			after[moves.Moved(x.Ref, t.Secret)] = true
+		}
+		g.CertificatesAfter = len(after)
+		shape := func(chains int) Shape {
+			return Shape{Services: services, Chains: chains, Shared: entries - chains, DrainSeconds: w.DrainSeconds}
+		}
+		g.Now, g.After = shape(g.CertificatesNow), shape(g.CertificatesAfter)
 		out = append(out, g)
 	}
 	return out
 }
 
-func shape(services int, chains map[inventory.Ref]int, drain int) Shape {
-	s := Shape{Services: services, Chains: len(chains), DrainSeconds: drain}
-	for _, n := range chains {
-		s.Shared += n - 1
+// kouriers reports whether Kourier serves a Consumer.
+func kouriers(s *inventory.Snapshot, x *inventory.Consumer) bool {
+	if x.Ref.Group != inventory.GroupKnativeNet {
+		return false
 	}
-	return s
+	class := x.Class
+	if class == "" {
+		class = s.Settings.IngressClass
+	}
+	return strings.HasPrefix(class, "kourier.")
 }
 
 // Moves tell by a consumer and the Secret that it names which Secret it will

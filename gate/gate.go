@@ -536,8 +536,8 @@ func (d *decision) meta(ref inventory.Ref) *inventory.Meta {
 func certificates(s *inventory.Snapshot) int {
 	n := 0
 	for i := range s.Secrets {
-		// Of records of one name, the Snapshot answers with one.
-		if x := &s.Secrets[i]; !x.NextPrivateKey && s.Secret(x.Ref) == x {
+		again := i+1 < len(s.Secrets) && s.Secrets[i+1].Ref == s.Secrets[i].Ref
+		if !again && !s.Secrets[i].NextPrivateKey {
 			n++
 		}
 	}

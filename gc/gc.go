@@ -396,13 +396,15 @@ func (o Options) orphanedCertificate(s *inventory.Snapshot) []plan.Finding {
 // host exists, whether or not a wildcard serves it
 // (knative/serving pkg/reconciler/route/route.go, deleteOrphanRouteCerts).
 func (o Options) supersededCertificate(s *inventory.Snapshot) []plan.Finding {
-	var out []plan.Finding
+	var left []*inventory.KnativeCertificate // a list of Findings that grows would leave very much garbage
 	for i := range s.KnativeCertificates {
-		x := &s.KnativeCertificates[i]
-		heir := heirOf(s, x)
-		if heir.IsZero() {
-			continue
+		if x := &s.KnativeCertificates[i]; !heirOf(s, x).IsZero() {
+			left = append(left, x)
 		}
+	}
+	out := make([]plan.Finding, 0, len(left))
+	for _, x := range left {
+		heir := heirOf(s, x)
 		j := o.judge(s, &x.Meta)
 		if j.Verdict == inventory.Used {
 			continue // its Route has not moved yet
@@ -556,13 +558,13 @@ func coveredCertificate(s *inventory.Snapshot) []plan.Finding {
 		if !x.Names.OnlyDNS() || slices.ContainsFunc(x.Names.DNS, inventory.IsWildcard) {
 			continue
 		}
-		if superseded(s, x) {
-			continue
-		}
 		_, parent, _ := strings.Cut(x.Names.DNS[0], ".")
 		for _, w := range wildcards[key{x.Ref.Namespace, "*." + parent}] {
 			if w == x || w.Issuer != x.Issuer || w.Profile != x.Profile || !inventory.CoversAll(w.Names.DNS, x.Names.DNS) {
 				continue
+			}
+			if superseded(s, x) {
+				break // see supersededCertificate
 			}
 			j := s.Judge(x.Ref)
 			f := finding(plan.CoveredCertificate, x.Ref, j, fmt.Sprintf("wildcard Certificate %s covers %s", w.Ref.Name, strings.Join(x.Names.DNS, ", ")))

@@ -5,25 +5,29 @@ import (
 	"math/bits"
 )
 
-// index finds where in a sorted list the entries of a Ref begin. It is a hash
-// table of positions alone, which takes 8 to 16 bytes for each Ref: a map of
-// Refs would take as much memory as a third of the records.
+// index finds where in a sorted list of a Snapshot the entries of a Ref begin.
+// It is a hash table of positions alone, which takes 8 to 16 bytes for each Ref:
+// a map of Refs would take as much memory as a third of the records.
 type index struct {
 	slots []int32 // 1 + a position, 0 where there is none; a power of two of them, at least half of them empty
 }
 
+// refAt tells the Ref of an entry of the list that an index is of.
+type refAt func(s *Snapshot, i int) Ref
+
 // seed is one for the whole program, so that the same list has the same index.
 var seed = maphash.MakeSeed()
 
-// newIndex makes an index of a list of n entries in which equal Refs stand side
-// by side. at tells the Ref of an entry.
-func newIndex(n int, at func(int) Ref) index {
+// newIndex makes an index of a list of n entries, in which equal Refs stand side
+// by side.
+func newIndex(s *Snapshot, n int, at refAt) index {
 	x := index{slots: make([]int32, 1<<bits.Len(uint(2*n)))}
 	for i := range n {
-		if i > 0 && at(i) == at(i-1) {
+		ref := at(s, i)
+		if i > 0 && ref == at(s, i-1) {
 			continue
 		}
-		slot := x.slot(at(i))
+		slot := x.slot(ref)
 		for x.slots[slot] != 0 {
 			slot = x.after(slot)
 		}
@@ -34,20 +38,23 @@ func newIndex(n int, at func(int) Ref) index {
 
 // first returns the position of the first entry of a Ref; ok is false when
 // there is none. at is that of newIndex.
-func (x index) first(ref Ref, at func(int) Ref) (position int, ok bool) {
+func (x index) first(s *Snapshot, ref Ref, at refAt) (position int, ok bool) {
 	if len(x.slots) == 0 {
 		return 0, false
 	}
 	for slot := x.slot(ref); x.slots[slot] != 0; slot = x.after(slot) {
-		if i := int(x.slots[slot] - 1); at(i) == ref {
+		if i := int(x.slots[slot] - 1); at(s, i) == ref {
 			return i, true
 		}
 	}
 	return 0, false
 }
 
+// slot is where to look first. Group and kind are nearly always those of the
+// whole list.
 func (x index) slot(ref Ref) int {
-	return int(maphash.Comparable(seed, ref)) & (len(x.slots) - 1)
+	h := maphash.String(seed, ref.Name) + 31*maphash.String(seed, ref.Namespace)
+	return int(h) & (len(x.slots) - 1)
 }
 
 func (x index) after(slot int) int { return (slot + 1) & (len(x.slots) - 1) }

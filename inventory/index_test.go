@@ -16,21 +16,21 @@ func TestIndexFindsTheFirst(t *testing.T) {
 		for i := range list {
 			list[i] = SecretRef("a", fmt.Sprint(r.Intn(2*n)))
 		}
+		s := &Snapshot{Objects: Objects{OtherSecrets: list}}
 		slices.SortFunc(list, Ref.Compare)
-		at := func(i int) Ref { return list[i] }
-		x := newIndex(n, at)
+		x := newIndex(s, n, (*Snapshot).otherAt)
 		for i := range 2 * n {
 			ref := SecretRef("a", fmt.Sprint(i))
 			want := slices.Index(list, ref)
-			if got, ok := x.first(ref, at); ok != (want >= 0) || ok && got != want {
+			if got, ok := x.first(s, ref, (*Snapshot).otherAt); ok != (want >= 0) || ok && got != want {
 				t.Fatalf("%s of %v: %d, %t, want %d", ref, list, got, ok, want)
 			}
 		}
-		if _, ok := x.first(SecretRef("b", "0"), at); ok {
+		if _, ok := x.first(s, SecretRef("b", "0"), (*Snapshot).otherAt); ok {
 			t.Fatal("found what is not there")
 		}
 	}
-	if _, ok := (index{}).first(SecretRef("a", "0"), nil); ok {
+	if _, ok := (index{}).first(&Snapshot{}, SecretRef("a", "0"), nil); ok {
 		t.Error("found something in an index of nothing")
 	}
 }

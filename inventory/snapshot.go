@@ -78,12 +78,12 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 		_, y := s.writer(b)
 		return x.Compare(y)
 	})
-	s.secrets = newIndex(len(s.Secrets), s.secretAt)
-	s.certificates = newIndex(len(s.Certificates), s.certificateAt)
-	s.knative = newIndex(len(s.KnativeCertificates), s.knativeAt)
-	s.consumers = newIndex(len(s.Consumers), s.consumerAt)
-	s.others = newIndex(len(s.OtherSecrets), s.otherAt)
-	s.written = newIndex(len(s.writers), s.writtenAt)
+	s.secrets = newIndex(s, len(s.Secrets), (*Snapshot).secretAt)
+	s.certificates = newIndex(s, len(s.Certificates), (*Snapshot).certificateAt)
+	s.knative = newIndex(s, len(s.KnativeCertificates), (*Snapshot).knativeAt)
+	s.consumers = newIndex(s, len(s.Consumers), (*Snapshot).consumerAt)
+	s.others = newIndex(s, len(s.OtherSecrets), (*Snapshot).otherAt)
+	s.written = newIndex(s, len(s.writers), (*Snapshot).writtenAt)
 	for i := range s.Consumers {
 		for j := range s.Consumers[i].TLS {
 			s.entries = append(s.entries, entry{int32(i), int32(j)})
@@ -92,7 +92,7 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	slices.SortFunc(s.entries, func(a, b entry) int {
 		return cmp.Or(s.tls(a).Secret.Compare(s.tls(b).Secret), cmp.Compare(a.consumer, b.consumer), cmp.Compare(a.tls, b.tls))
 	})
-	s.served = newIndex(len(s.entries), s.servedAt)
+	s.served = newIndex(s, len(s.entries), (*Snapshot).servedAt)
 	s.issuers = make(map[IssuerRef]int32, len(s.Issuers))
 	for i := range s.Issuers {
 		s.issuers[IssuerRef(s.Issuers[i].Ref)] = int32(i)
@@ -120,7 +120,7 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	}
 	slices.SortFunc(edges, Edge.Compare)
 	s.edges = slices.Clip(slices.Compact(edges))
-	s.pointed = newIndex(len(s.edges), s.pointedAt)
+	s.pointed = newIndex(s, len(s.edges), (*Snapshot).pointedAt)
 	return s
 }
 
@@ -213,7 +213,7 @@ func (s *Snapshot) servedAt(i int) Ref      { return s.tls(s.entries[i]).Secret 
 // To returns the edges that point at an object, sorted. The slice is the
 // Snapshot's own.
 func (s *Snapshot) To(ref Ref) []Edge {
-	i, ok := s.pointed.first(ref, s.pointedAt)
+	i, ok := s.pointed.first(s, ref, (*Snapshot).pointedAt)
 	if !ok {
 		return nil
 	}
@@ -230,12 +230,12 @@ func (s *Snapshot) Edges() []Edge { return s.edges }
 
 // last returns the record of an object, the last of several, nil if there is
 // none.
-func last[T any](list []T, x index, ref Ref, at func(int) Ref) *T {
-	i, ok := x.first(ref, at)
+func last[T any](s *Snapshot, list []T, x index, ref Ref, at refAt) *T {
+	i, ok := x.first(s, ref, at)
 	if !ok {
 		return nil
 	}
-	for i+1 < len(list) && at(i+1) == ref {
+	for i+1 < len(list) && at(s, i+1) == ref {
 		i++
 	}
 	return &list[i]
@@ -243,17 +243,26 @@ func last[T any](list []T, x index, ref Ref, at func(int) Ref) *T {
 
 // Secret returns the record of a Secret with a certificate, nil if there is none.
 func (s *Snapshot) Secret(ref Ref) *Secret {
-	return last(s.Secrets, s.secrets, ref, s.secretAt)
+	if ref.Kind != "Secret" || ref.Group != "" {
+		return nil
+	}
+	return last(s, s.Secrets, s.secrets, ref, (*Snapshot).secretAt)
 }
 
 // Certificate returns the record of a cert-manager Certificate, nil if there is none.
 func (s *Snapshot) Certificate(ref Ref) *Certificate {
-	return last(s.Certificates, s.certificates, ref, s.certificateAt)
+	if ref.Kind != "Certificate" || ref.Group != GroupCertManager {
+		return nil
+	}
+	return last(s, s.Certificates, s.certificates, ref, (*Snapshot).certificateAt)
 }
 
 // KnativeCertificate returns the record of a Knative Certificate, nil if there is none.
 func (s *Snapshot) KnativeCertificate(ref Ref) *KnativeCertificate {
-	return last(s.KnativeCertificates, s.knative, ref, s.knativeAt)
+	if ref.Kind != "Certificate" || ref.Group != GroupKnativeNet {
+		return nil
+	}
+	return last(s, s.KnativeCertificates, s.knative, ref, (*Snapshot).knativeAt)
 }
 
 // Issuer returns the record of an issuer, nil if there is none.
@@ -281,7 +290,7 @@ func (s *Snapshot) Judged(ref Ref) *Meta {
 
 // Consumer returns the record of a consumer, nil if there is none.
 func (s *Snapshot) Consumer(ref Ref) *Consumer {
-	return last(s.Consumers, s.consumers, ref, s.consumerAt)
+	return last(s, s.Consumers, s.consumers, ref, (*Snapshot).consumerAt)
 }
 
 // Ignored reports whether an object, or its namespace, is opted out.
@@ -300,7 +309,7 @@ func (s *Snapshot) Writers(secret Ref) []Ref { return slices.Collect(s.EachWrite
 // EachWriter is Writers, one by one.
 func (s *Snapshot) EachWriter(secret Ref) iter.Seq[Ref] {
 	return func(yield func(Ref) bool) {
-		i, ok := s.written.first(secret, s.writtenAt)
+		i, ok := s.written.first(s, secret, (*Snapshot).writtenAt)
 		for ; ok && i < len(s.writers); i++ {
 			by, of := s.writer(s.writers[i])
 			if of != secret || !yield(by) {
@@ -312,7 +321,7 @@ func (s *Snapshot) EachWriter(secret Ref) iter.Seq[Ref] {
 
 // HasWriter reports whether there are Writers of a Secret.
 func (s *Snapshot) HasWriter(secret Ref) bool {
-	_, ok := s.written.first(secret, s.writtenAt)
+	_, ok := s.written.first(s, secret, (*Snapshot).writtenAt)
 	return ok
 }
 
@@ -337,13 +346,25 @@ func (s *Snapshot) writer(n int32) (by, secret Ref) {
 // Servers returns the Consumers that serve hosts with a Secret, sorted.
 func (s *Snapshot) Servers(secret Ref) []*Consumer {
 	var out []*Consumer
-	i, ok := s.served.first(secret, s.servedAt)
+	i, ok := s.served.first(s, secret, (*Snapshot).servedAt)
 	for ; ok && i < len(s.entries) && s.servedAt(i) == secret; i++ {
 		if x := &s.Consumers[s.entries[i].consumer]; len(out) == 0 || out[len(out)-1] != x {
 			out = append(out, x)
 		}
 	}
 	return out
+}
+
+// EachServed visits the TLS entries of all Consumers, those of one Secret one
+// after the other.
+func (s *Snapshot) EachServed() iter.Seq2[*Consumer, *TLS] {
+	return func(yield func(*Consumer, *TLS) bool) {
+		for _, e := range s.entries {
+			if !yield(&s.Consumers[e.consumer], s.tls(e)) {
+				return
+			}
+		}
+	}
 }
 
 func (s *Snapshot) tls(e entry) *TLS { return &s.Consumers[e.consumer].TLS[e.tls] }
@@ -354,7 +375,7 @@ func (s *Snapshot) Exists(secret Ref) bool {
 	if s.Secret(secret) != nil {
 		return true
 	}
-	_, ok := s.others.first(secret, s.otherAt)
+	_, ok := s.others.first(s, secret, (*Snapshot).otherAt)
 	return ok
 }
 

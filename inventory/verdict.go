@@ -89,7 +89,7 @@ func (s *Snapshot) judgeSecret(x *Secret) Judgement {
 }
 
 func (s *Snapshot) judgeCertificate(x *Certificate) Judgement {
-	edges := append(slices.Clone(s.To(x.Ref)), s.users(x.Secret)...)
+	edges := s.appendUsers(slices.Clone(s.To(x.Ref)), x.Secret)
 	edges = append(edges, s.owners(&x.Meta, func(o OwnerRef) bool {
 		switch o.Ref.Group {
 		case GroupNetworking, GroupGateway:
@@ -113,25 +113,26 @@ func (s *Snapshot) judgeCertificate(x *Certificate) Judgement {
 }
 
 func (s *Snapshot) judgeKnative(x *KnativeCertificate) Judgement {
-	edges := append(slices.Clone(s.To(x.Ref)), s.users(x.Secret)...)
+	edges := s.appendUsers(slices.Clone(s.To(x.Ref)), x.Secret)
 	edges = append(edges, s.To(CertificateRef(x.Ref.Namespace, x.Ref.Name))...)
 	edges = append(edges, s.wants(x)...)
 	return s.decide(edges)
 }
 
-// users are the edges to a Secret from anything but the Certificates that
+// appendUsers adds the edges to a Secret from anything but the Certificates that
 // write it.
-func (s *Snapshot) users(secret Ref) []Edge {
-	var out []Edge
-	for _, e := range s.To(secret) {
+func (s *Snapshot) appendUsers(edges []Edge, secret Ref) []Edge {
+	all := s.To(secret)
+	edges = slices.Grow(edges, len(all)) // there may be very many
+	for _, e := range all {
 		if !s.Writes(e.From, secret) {
-			out = append(out, e)
+			edges = append(edges, e)
 		}
 	}
 	if x := s.Secret(secret); x != nil {
-		out = append(out, s.owners(&x.Meta, func(o OwnerRef) bool { return s.Writes(o.Ref, secret) })...)
+		edges = append(edges, s.owners(&x.Meta, func(o OwnerRef) bool { return s.Writes(o.Ref, secret) })...)
 	}
-	return out
+	return edges
 }
 
 // wants says whether the owner of a Knative Certificate still wants it. A

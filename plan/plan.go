@@ -249,8 +249,14 @@ func writes(s *inventory.Snapshot, object inventory.Ref) (secret inventory.Ref, 
 func verify(s *inventory.Snapshot, c Change) error {
 	issued := map[inventory.Ref]Step{} // object -> its Issue step
 	live := map[inventory.Ref][]string{}
-	moved := map[[2]inventory.Ref]bool{} // consumer, Secret it has left
-	gone := map[inventory.Ref]bool{}     // deleted Certificates
+	switches := 0
+	for i := range c.Steps {
+		if c.Steps[i].Action == Switch {
+			switches++
+		}
+	}
+	moved := make(map[[2]inventory.Ref]bool, switches) // consumer, Secret it has left
+	gone := map[inventory.Ref]bool{}                   // deleted Certificates
 	for i, step := range c.Steps {
 		fail := func(format string, a ...any) error {
 			return fmt.Errorf("step %d, %s %s: %s", i+1, step.Action, step.Object, fmt.Sprintf(format, a...))
