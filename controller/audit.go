@@ -45,7 +45,7 @@ func NewAudit(s *inventory.Snapshot, o Options) (*Audit, error) {
 	if broken != nil {
 		a.broken, a.switches = true, nil
 	}
-	a.tally(plan.New(s, cost.Checks(a.switches)))
+	a.tally(plan.New(s, cost.Checks(cost.MovesOf(s, a.switches))))
 	shown := plan.Plan{Changes: slices.Clone(a.switches)}
 	o.narrow(s, &shown)
 	count(&a.Report, s, o, shown.Changes)
@@ -92,7 +92,7 @@ func (a *Audit) parts(reasons []plan.Reason, do func(plan.Plan) bool) {
 		proposed := !a.broken
 		i := slices.IndexFunc(planning, func(c plan.Check) bool { return c.Reason == reason })
 		if i < 0 {
-			planning, proposed = cost.Checks(a.switches), true
+			planning, proposed = cost.Checks(cost.MovesOf(a.s, a.switches)), true
 			i = slices.IndexFunc(planning, func(c plan.Check) bool { return c.Reason == reason })
 		}
 		p := plan.New(a.s, planning[i:i+1])

@@ -68,14 +68,14 @@ func Defaults() Options {
 
 // Checks are all checks, in the order of a report; the catalogue that
 // docs/reasons.md explains.
-func Checks(o Options, changes []plan.Change) []plan.Check {
-	return slices.Concat(o.planning(), cost.Checks(changes))
+func Checks(o Options) []plan.Check {
+	return slices.Concat(o.planning(), cost.Checks(nil))
 }
 
 // Reasons are those of all checks, in the order of a report.
 func Reasons() []string {
 	var out []string
-	for _, c := range Checks(Defaults(), nil) {
+	for _, c := range Checks(Defaults()) {
 		out = append(out, string(c.Reason))
 	}
 	return out
@@ -97,8 +97,7 @@ func RunOnce(s *inventory.Snapshot, o Options) (report.Report, plan.Plan, error)
 	if err != nil {
 		p.Changes = nil
 	}
-	all := p.Changes
-	p = p.And(s, cost.Checks(all))
+	p = p.And(s, cost.Checks(cost.MovesOf(s, p.Changes)))
 	o.narrow(s, &p)
 	_, held := o.Gate.Decide(p, s, s.Taken)
 	return compose(s, o, p, held), p, err
@@ -237,7 +236,7 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 			judge(ref)
 		}
 	}
-	moves := cost.MovesOf(changes)
+	moves := cost.MovesOf(s, changes)
 	var last inventory.Ref
 	after := map[inventory.Ref]bool{}
 	for x, t := range s.EachServed() {
@@ -249,7 +248,7 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 			r.Summary.GatewayCertificates.Now++
 			space(last.Namespace).GatewayCertificates.Now++
 		}
-		after[moves.Moved(x.Ref, t.Secret)] = true
+		after[moves.Moved(x, t.Secret)] = true
 	}
 	for ref := range after {
 		space(ref.Namespace).GatewayCertificates.After++

@@ -20,7 +20,7 @@ func TestEveryReasonIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want, got []string
-	for _, c := range Checks(Defaults(), nil) {
+	for _, c := range Checks(Defaults()) {
 		want = append(want, string(c.Reason))
 	}
 	for _, m := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(string(doc), -1) {

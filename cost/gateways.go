@@ -51,7 +51,7 @@ func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 				g.CertificatesNow++
 				last = t.Secret
 			}
-			after[moves.Moved(x.Ref, t.Secret)] = true
+			after[moves.Moved(x, t.Secret)] = true
 		}
 		g.CertificatesAfter = len(after)
 		shape := func(chains int) Shape {
@@ -75,25 +75,21 @@ func kouriers(s *inventory.Snapshot, x *inventory.Consumer) bool {
 	return strings.HasPrefix(class, "kourier.")
 }
 
-// Moves tell by a consumer and the Secret that it names which Secret it will
-// name. The zero Moves leave everything where it is.
-type Moves map[[2]inventory.Ref]*plan.Move
+// Moves are what consumers are to do with the Secrets that they name. The zero
+// Moves leave everything where it is.
+type Moves map[*inventory.Consumer][]*plan.Move
 
 // MovesOf are the switches of all changes.
-func MovesOf(changes []plan.Change) Moves {
-	n := 0
+func MovesOf(s *inventory.Snapshot, changes []plan.Change) Moves {
+	out := Moves{}
 	for i := range changes {
 		for j := range changes[i].Steps {
-			if changes[i].Steps[j].Action == plan.Switch {
-				n++
+			st := &changes[i].Steps[j]
+			if st.Action != plan.Switch || st.Move == nil {
+				continue
 			}
-		}
-	}
-	out := make(Moves, n)
-	for i := range changes {
-		for j := range changes[i].Steps {
-			if s := &changes[i].Steps[j]; s.Action == plan.Switch && s.Move != nil {
-				out[[2]inventory.Ref{s.Object, s.From()}] = s.Move
+			if x := s.Consumer(st.Object); x != nil {
+				out[x] = append(out[x], st.Move)
 			}
 		}
 	}
@@ -101,16 +97,17 @@ func MovesOf(changes []plan.Change) Moves {
 }
 
 // Moved is the Secret that a consumer names after the moves.
-func (m Moves) Moved(consumer, secret inventory.Ref) inventory.Ref {
-	if move, ok := m[[2]inventory.Ref{consumer, secret}]; ok {
-		return move.To
+func (m Moves) Moved(x *inventory.Consumer, secret inventory.Ref) inventory.Ref {
+	for _, move := range m[x] {
+		if move.From == secret {
+			return move.To
+		}
 	}
 	return secret
 }
 
-// Checks are the checks of this package. changes are those that are proposed.
-func Checks(changes []plan.Change) []plan.Check {
-	moves := MovesOf(changes)
+// Checks are the checks of this package. moves are those that are proposed.
+func Checks(moves Moves) []plan.Check {
 	return []plan.Check{
 		{Reason: plan.GatewayMemory, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return gatewayMemory(s, moves) },
 			Doc: "A gateway's certificates need more memory under churn than its limit gives."},
@@ -194,7 +191,7 @@ func sharedHosts(s *inventory.Snapshot, moves Moves) map[inventory.Ref]int {
 			continue
 		}
 		for _, t := range x.TLS {
-			to := moves.Moved(x.Ref, t.Secret)
+			to := moves.Moved(x, t.Secret)
 			n := all[to]
 			all[to] = count{n.sharers + 1, n.hosts + int32(len(t.Hosts))}
 		}

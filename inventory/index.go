@@ -6,10 +6,17 @@ import (
 )
 
 // index finds where in a sorted list of a Snapshot the entries of a Ref begin.
-// It is a hash table of positions alone, which takes 8 to 16 bytes for each Ref:
-// a map of Refs would take as much memory as a third of the records.
+// It is a hash table of positions, which takes 16 to 32 bytes for each Ref: a map
+// of Refs would take as much memory as a third of the records.
 type index struct {
-	slots []int32 // 1 + a position, 0 where there is none; a power of two of them, at least half of them empty
+	slots []slot // a power of two of them, at least half of them empty
+}
+
+// slot is empty or has the position of an entry and a part of its hash, which
+// spares looking at most of those that are not meant.
+type slot struct {
+	hash  uint32
+	entry int32 // 1 + position, 0 where there is none
 }
 
 // refAt tells the Ref of an entry of the list that an index is of.
@@ -21,17 +28,18 @@ var seed = maphash.MakeSeed()
 // newIndex makes an index of a list of n entries, in which equal Refs stand side
 // by side.
 func newIndex(s *Snapshot, n int, at refAt) index {
-	x := index{slots: make([]int32, 1<<bits.Len(uint(2*n)))}
+	x := index{slots: make([]slot, 1<<bits.Len(uint(2*n)))}
 	for i := range n {
 		ref := at(s, i)
 		if i > 0 && ref == at(s, i-1) {
 			continue
 		}
-		slot := x.slot(ref)
-		for x.slots[slot] != 0 {
-			slot = x.after(slot)
+		h := hash(ref)
+		n := x.begin(h)
+		for x.slots[n].entry != 0 {
+			n = x.after(n)
 		}
-		x.slots[slot] = int32(i + 1)
+		x.slots[n] = slot{uint32(h), int32(i + 1)}
 	}
 	return x
 }
@@ -42,19 +50,21 @@ func (x index) first(s *Snapshot, ref Ref, at refAt) (position int, ok bool) {
 	if len(x.slots) == 0 {
 		return 0, false
 	}
-	for slot := x.slot(ref); x.slots[slot] != 0; slot = x.after(slot) {
-		if i := int(x.slots[slot] - 1); at(s, i) == ref {
+	h := hash(ref)
+	for n := x.begin(h); x.slots[n].entry != 0; n = x.after(n) {
+		if i := int(x.slots[n].entry - 1); x.slots[n].hash == uint32(h) && at(s, i) == ref {
 			return i, true
 		}
 	}
 	return 0, false
 }
 
-// slot is where to look first. Group and kind are nearly always those of the
-// whole list.
-func (x index) slot(ref Ref) int {
-	h := maphash.String(seed, ref.Name) + 31*maphash.String(seed, ref.Namespace)
-	return int(h) & (len(x.slots) - 1)
+// hash leaves out group and kind, which are nearly always those of the whole
+// list.
+func hash(ref Ref) uint64 {
+	return maphash.String(seed, ref.Name) + 31*maphash.String(seed, ref.Namespace)
 }
 
-func (x index) after(slot int) int { return (slot + 1) & (len(x.slots) - 1) }
+// begin is the slot to look at first, after the one to look at next.
+func (x index) begin(hash uint64) int { return int(hash>>32) & (len(x.slots) - 1) }
+func (x index) after(n int) int       { return (n + 1) & (len(x.slots) - 1) }

@@ -291,6 +291,8 @@ func verify(s *inventory.Snapshot, c Change) error {
 			moved[[2]inventory.Ref{step.Object, step.From()}] = true
 		case Retire, Delete:
 			switch {
+			case i > 0 && c.Steps[i-1].Action == Retire && c.Steps[i-1].Object == step.Object:
+				// What may be retired may be deleted.
 			case step.Object.Kind == "Secret" && step.Object.Group == "":
 				for w := range s.EachWriter(step.Object) {
 					if !gone[w] && !gone[knativeOwner(s, w)] {

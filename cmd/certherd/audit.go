@@ -122,7 +122,7 @@ func reportOptions(w io.Writer) report.Options {
 		o.Width, _, _ = term.GetSize(int(f.Fd()))
 		o.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	}
-	for _, c := range controller.Checks(controller.Defaults(), nil) {
+	for _, c := range controller.Checks(controller.Defaults()) {
 		level := report.LevelWarning
 		switch {
 		case c.Serious:
