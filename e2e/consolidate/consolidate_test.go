@@ -1,0 +1,85 @@
+package consolidate_test
+
+import (
+	"context"
+	"flag"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/e2e/scenario"
+	"github.com/certherd/certherd/e2e/stack"
+)
+
+var number = flag.Int("services", 40, "how many services TestManyServicesMoveToFourWildcards makes, in 4 namespaces")
+
+const lateService = `
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: late, namespace: {{.}} }
+spec: {template: {spec: {containers: [{image: dev.local/app}]}}}
+`
+
+// Many services with a certificate each move to a wildcard for each of their
+// namespaces, and nobody who asks for them sees anything of it.
+func TestManyServicesMoveToFourWildcards(t *testing.T) {
+	w := setUp(t)
+	ctx := context.Background()
+	teams := []string{"many-1", "many-2", "many-3", "many-4"}
+	must(t, w.c.Namespaces(ctx, teams...))
+	var all []scenario.Service
+	var hosts, parents []string
+	for _, ns := range teams {
+		list, h := services(ns, *number/len(teams))
+		all, hosts, parents = append(all, list...), append(hosts, h...), append(parents, ns+"."+stack.Domain)
+	}
+	must(t, w.c.Services(ctx, all))
+	w.until(t, "Envoy to have a certificate for each host", nil, nil, func() bool { return w.loaded(t, parents...) == len(hosts) })
+	c := w.watch(hosts)
+	defer c.end()
+	for _, ns := range teams {
+		w.approve(t, w.propose(t, ns))
+	}
+	r, s, err := w.carrier(t.Logf)
+	must(t, err)
+	begun := time.Now()
+	w.until(t, "all four to be done", r, s, func() bool {
+		for _, ns := range teams {
+			if x := w.get(t, ns); x.Status.Phase == v1alpha1.RollingBack || x.Status.Phase == v1alpha1.RolledBack {
+				t.Fatalf("%s went back: %s", ns, x.Status.Execution.Failure)
+			} else if x.Status.Phase != v1alpha1.Done {
+				return false
+			}
+		}
+		return true
+	})
+	t.Logf("done after %s", time.Since(begun).Round(time.Second))
+	for _, ns := range teams {
+		name := w.get(t, ns).Spec.SecretName
+		for h, secret := range w.served(t, ns) {
+			if strings.HasSuffix(h, stack.Domain) && secret != name {
+				t.Errorf("%s is served with %s", h, secret)
+			}
+		}
+		for _, what := range []struct {
+			kind string
+			left []string
+		}{{"KCertificates", w.names(t, kCertificates, ns)}, {"Certificates", w.names(t, certificates, ns)}} {
+			if !slices.Equal(what.left, []string{name}) {
+				t.Errorf("%s in %s: %v", what.kind, ns, what.left)
+			}
+		}
+	}
+	w.until(t, "Envoy to have four certificates", nil, nil, func() bool { return w.loaded(t, parents...) == len(teams) })
+	// A new service comes up on the wildcard at once, and costs no order.
+	must(t, w.c.Apply(ctx, lateService, teams[0]))
+	want := w.get(t, teams[0]).Spec.SecretName
+	w.until(t, "a new service on the wildcard", nil, nil, func() bool { return w.served(t, teams[0])["late."+parents[0]] == want })
+	w.until(t, "the new service to answer", nil, nil, func() bool { return c.ask(ctx, "late."+parents[0]) == nil })
+	if got := w.names(t, certificates, teams[0]); len(got) != 1 {
+		t.Errorf("a new service made a certificate: %v", got)
+	}
+	c.stop(t)
+}

@@ -1,0 +1,381 @@
+package consolidate_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/carry"
+	carrylive "github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/e2e/stack"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// team makes a namespace with services, and returns their hosts.
+func (w *world) team(t *testing.T, ns string, n int) []string {
+	t.Helper()
+	must(t, w.c.Namespaces(context.Background(), ns))
+	list, hosts := services(ns, n)
+	must(t, w.c.Services(context.Background(), list))
+	w.until(t, "Envoy to have a certificate for each host", nil, nil, func() bool { return w.loaded(t, ns+"."+stack.Domain) == n })
+	return hosts
+}
+
+// before is what a namespace has to be like again after a roll-back.
+type before struct {
+	served       map[string]string
+	kcerts       []string
+	certificates []string
+	orders       int
+}
+
+func (w *world) before(t *testing.T, ns string) before {
+	t.Helper()
+	return before{w.served(t, ns), w.names(t, kCertificates, ns), w.names(t, certificates, ns), w.orders(t, ns)}
+}
+
+// restored compares a namespace with what it was. orders is how many
+// certificates may have been ordered since.
+func (w *world) restored(t *testing.T, ns string, b before, orders int) {
+	t.Helper()
+	w.until(t, "the wildcard's Certificate to go", nil, nil, func() bool { return len(w.names(t, certificates, ns)) == len(b.certificates) })
+	a := w.before(t, ns)
+	if fmt.Sprint(a.served) != fmt.Sprint(b.served) {
+		t.Errorf("served with\n%v, before\n%v", a.served, b.served)
+	}
+	if !slices.Equal(a.kcerts, b.kcerts) || !slices.Equal(a.certificates, b.certificates) {
+		t.Errorf("there are KCertificates %v, Certificates %v; before %v, %v", a.kcerts, a.certificates, b.kcerts, b.certificates)
+	}
+	if a.orders-b.orders != orders {
+		t.Errorf("%d certificates were ordered, want %d", a.orders-b.orders, orders)
+	}
+}
+
+// orders counts the CertificateRequests that were ever made in a namespace, by the
+// API server's audit log.
+func (w *world) orders(t *testing.T, ns string) int {
+	t.Helper()
+	b, err := os.ReadFile(w.stack.AuditLog)
+	must(t, err)
+	n := 0
+	for line := range bytes.Lines(b) {
+		if !bytes.Contains(line, []byte(`"certificaterequests"`)) {
+			continue
+		}
+		var e struct {
+			Verb           string
+			ObjectRef      struct{ Resource, Namespace, Subresource string }
+			ResponseStatus struct{ Code int }
+		}
+		if json.Unmarshal(line, &e) == nil && e.Verb == "create" && e.ResponseStatus.Code == 201 && e.ObjectRef.Resource == "certificaterequests" && e.ObjectRef.Namespace == ns && e.ObjectRef.Subresource == "" {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) undo(t *testing.T, ns string) {
+	t.Helper()
+	w.patch(t, v1alpha1.GroupVersionResource, ns, w.get(t, ns).Name, `{"spec":{"undo":true}}`)
+}
+
+// phase carries on until a consolidation is in a phase, and lets no other phase
+// pass unseen.
+func (w *world) phase(t *testing.T, ns string, r *carrylive.Carrier, s *sweeper, want v1alpha1.Phase) {
+	t.Helper()
+	w.until(t, ns+" to be "+string(want), r, s, func() bool { return w.get(t, ns).Status.Phase == want })
+}
+
+// Somebody asks for the state before, in every phase there is.
+func TestUndoInEveryPhase(t *testing.T) {
+	w := setUp(t)
+	for _, phase := range []v1alpha1.Phase{v1alpha1.Issuing, v1alpha1.Verifying, v1alpha1.Switching, v1alpha1.Soaking, v1alpha1.Sweeping, v1alpha1.Done} {
+		t.Run(string(phase), func(t *testing.T) {
+			ns := "undo-" + strings.ToLower(string(phase))
+			hosts := w.team(t, ns, 3)
+			b := w.before(t, ns)
+			w.approve(t, w.propose(t, ns))
+			c := w.watch(hosts)
+			defer c.end()
+			r, s, err := w.carrier(t.Logf)
+			must(t, err)
+			w.phase(t, ns, r, s, phase)
+			if phase == v1alpha1.Switching {
+				// The label is set, and Routes begin to look.
+				_, err := r.Pass(context.Background())
+				must(t, err)
+				_, err = r.Pass(context.Background())
+				must(t, err)
+			}
+			w.undo(t, ns)
+			w.phase(t, ns, r, s, v1alpha1.RolledBack)
+			c.stop(t)
+			w.until(t, "Envoy to have the old certificates", nil, nil, func() bool { return w.loaded(t, ns+"."+stack.Domain) == 3 })
+			wildcard := 1
+			if phase == v1alpha1.Issuing {
+				wildcard = 0
+			}
+			w.restored(t, ns, b, wildcard)
+		})
+	}
+}
+
+// Nothing moves while cert-manager does not come to issue, and in the end the
+// wildcard is taken back.
+func TestCertManagerPausedBeforeReady(t *testing.T) {
+	w := setUp(t)
+	const ns = "paused"
+	hosts := w.team(t, ns, 2)
+	b := w.before(t, ns)
+	w.approve(t, w.propose(t, ns))
+	must(t, w.stack.Signal("cert-manager-controller", syscall.SIGSTOP))
+	running := false
+	goOn := func() {
+		if !running {
+			running = true
+			must(t, w.stack.Signal("cert-manager-controller", syscall.SIGCONT))
+		}
+	}
+	defer goOn()
+	c := w.watch(hosts)
+	defer c.end()
+	o := w.options(t.Logf)
+	o.Issue = 10 * time.Second
+	r, err := carrylive.New(w.cfg, o)
+	must(t, err)
+	s := &sweeper{w: w, logf: t.Logf}
+	w.phase(t, ns, r, s, v1alpha1.Issuing)
+	w.phase(t, ns, r, s, v1alpha1.RolledBack)
+	if got := w.served(t, ns); fmt.Sprint(got) != fmt.Sprint(b.served) {
+		t.Errorf("something has moved: %v", got)
+	}
+	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "was not Ready after 10s") {
+		t.Errorf("failure: %s", f)
+	}
+	goOn()
+	c.stop(t)
+	w.restored(t, ns, b, w.orders(t, ns)-b.orders)
+}
+
+// A wildcard that was issued, and has no name for one of the hosts, is never used.
+func TestWildcardThatLacksAName(t *testing.T) {
+	w := setUp(t)
+	const ns = "lacks"
+	hosts := w.team(t, ns, 2)
+	b := w.before(t, ns)
+	x := w.propose(t, ns)
+	x.Spec.Hosts = append(x.Spec.Hosts, "deeper.svc-000."+ns+"."+stack.Domain)
+	w.approve(t, x)
+	c := w.watch(hosts)
+	defer c.end()
+	r, s, err := w.carrier(t.Logf)
+	must(t, err)
+	w.phase(t, ns, r, s, v1alpha1.RolledBack)
+	c.stop(t)
+	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "it has no name for deeper.svc-000") {
+		t.Errorf("failure: %s", f)
+	}
+	w.restored(t, ns, b, 1)
+}
+
+// Services come and go while theirs are being moved, and while they move back.
+func TestServicesComeAndGoMeanwhile(t *testing.T) {
+	w := setUp(t)
+	const ns = "lively"
+	ctx := context.Background()
+	hosts := w.team(t, ns, 6)
+	w.approve(t, w.propose(t, ns))
+	c := w.watch(hosts[:4]) // the others go
+	defer c.end()
+	r, s, err := w.carrier(t.Logf)
+	must(t, err)
+	drop := func(name string) {
+		t.Helper()
+		must(t, w.c.Dynamic.Resource(knativeServices).Namespace(ns).Delete(ctx, name, metav1.DeleteOptions{}))
+	}
+	w.phase(t, ns, r, s, v1alpha1.Switching)
+	drop("svc-004")
+	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "late", "during-switch"), ns))
+	w.phase(t, ns, r, s, v1alpha1.Soaking)
+	drop("svc-005")
+	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "late", "during-soak"), ns))
+	w.phase(t, ns, r, s, v1alpha1.Done)
+	name := w.get(t, ns).Spec.SecretName
+	w.until(t, "all to be on the wildcard", r, s, func() bool {
+		served := w.served(t, ns)
+		for h, secret := range served {
+			if strings.HasSuffix(h, stack.Domain) && secret != name {
+				return false
+			}
+		}
+		return len(served) == 6
+	})
+	// One that has never had a certificate of its own gets one before it moves back.
+	w.undo(t, ns)
+	w.phase(t, ns, r, s, v1alpha1.RolledBack)
+	for h, secret := range w.served(t, ns) {
+		if !strings.HasPrefix(secret, "route-") {
+			t.Errorf("%s is served with %s", h, secret)
+		}
+	}
+	for _, h := range []string{"during-switch.", "during-soak."} {
+		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(ctx, h+ns+"."+stack.Domain) == nil })
+	}
+	c.stop(t)
+}
+
+// Two wildcards that a Route could choose between are never there together.
+func TestAnotherWildcardIsThere(t *testing.T) {
+	w := setUp(t)
+	const ns = "rival"
+	ctx := context.Background()
+	hosts := w.team(t, ns, 2)
+	must(t, w.c.Apply(ctx, rival, ns))
+	w.approve(t, w.propose(t, ns))
+	c := w.watch(hosts)
+	defer c.end()
+	var said string
+	o := w.options(t.Logf)
+	r, err := carrylive.New(w.cfg, o)
+	must(t, err)
+	for range 5 {
+		_, err := r.Pass(ctx)
+		must(t, err)
+	}
+	x := w.get(t, ns)
+	said = x.Status.Message
+	if x.Status.Phase != v1alpha1.Approved {
+		t.Errorf("it went on to %s: %s", x.Status.Phase, said)
+	}
+	if got := len(w.names(t, kCertificates, ns)); got != 3 {
+		t.Errorf("%d KCertificates", got)
+	}
+	must(t, w.c.Dynamic.Resource(kCertificates).Namespace(ns).Delete(ctx, "theirs", metav1.DeleteOptions{}))
+	w.phase(t, ns, r, &sweeper{w: w, logf: t.Logf}, v1alpha1.Soaking)
+	// One comes up when ours is in use: back to the state before, where there is no question.
+	must(t, w.c.Apply(ctx, rival, ns))
+	w.phase(t, ns, r, &sweeper{w: w, logf: t.Logf}, v1alpha1.RollingBack)
+	must(t, w.c.Dynamic.Resource(kCertificates).Namespace(ns).Delete(ctx, "theirs", metav1.DeleteOptions{}))
+	w.phase(t, ns, r, &sweeper{w: w, logf: t.Logf}, v1alpha1.RolledBack)
+	c.stop(t)
+}
+
+const rival = `
+apiVersion: networking.internal.knative.dev/v1alpha1
+kind: Certificate
+metadata:
+  name: theirs
+  namespace: {{.}}
+  labels: {networking.knative.dev/wildcardDomain: ` + stack.Domain + `}
+  annotations: {networking.knative.dev/certificate.class: cert-manager.certificate.networking.knative.dev}
+spec: {dnsNames: ["*.{{.}}.` + stack.Domain + `"], domain: ` + stack.Domain + `, secretName: theirs}
+`
+
+// childEnv makes this test binary a leader: KUBECONFIG|GATEWAY|NAMESPACE|PHASE|WHERE.
+// It carries on until the consolidation of the namespace is in the phase, or
+// kills itself when it comes by WHERE.
+const childEnv = "CERTHERD_CARRY_CHILD"
+
+func child() int {
+	f := strings.Split(os.Getenv(childEnv), "|")
+	err := lead(f[0], f[1], f[2], v1alpha1.Phase(f[3]), f[4])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func lead(kubeconfig, gateway, ns string, phase v1alpha1.Phase, where string) error {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return err
+	}
+	w, err := connect(&stack.Stack{GatewayTLS: gateway}, cfg)
+	if err != nil {
+		return err
+	}
+	s := &sweeper{w: w, logf: func(f string, a ...any) { fmt.Printf(f+"\n", a...) }}
+	o := w.options(s.logf)
+	o.Sweep = s.want
+	o.Trace = func(at string) {
+		fmt.Println("at", at)
+		if at == where {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		}
+	}
+	done := false
+	o.Tell = func(c *v1alpha1.Consolidation, d carry.Decision, err error) {
+		fmt.Println(c.Namespace, d.Phase, d.Message, err)
+		done = done || c.Namespace == ns && d.Phase == phase
+	}
+	r, err := carrylive.New(cfg, o)
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(2 * time.Minute); !done; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("waited in vain for %s", phase)
+		}
+		if _, err := r.Pass(context.Background()); err != nil {
+			return err
+		}
+		if err := s.round(context.Background()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killed runs one leader after the other. Each is killed at one of the places, in
+// their order, and the last one gets to the phase.
+func (w *world) killed(t *testing.T, ns string, phase v1alpha1.Phase, places ...string) {
+	t.Helper()
+	for _, where := range append(places, "") {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%s|%s|%s", childEnv, w.stack.Kubeconfig, w.stack.GatewayTLS, ns, phase, where))
+		out, err := cmd.CombinedOutput()
+		status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+		switch died := ok && status.Signaled() && status.Signal() == syscall.SIGKILL; {
+		case where != "" && !died:
+			t.Fatalf("the leader did not come by %q: %v\n%s", where, err, out)
+		case where == "" && err != nil:
+			t.Fatalf("the last leader: %v\n%s", err, out)
+		}
+	}
+}
+
+// A leader is killed at every step of the way there, and of the way back.
+func TestKilledAtEveryStep(t *testing.T) {
+	w := setUp(t)
+	const ns = "killed"
+	hosts := w.team(t, ns, 3)
+	b := w.before(t, ns)
+	w.approve(t, w.propose(t, ns))
+	c := w.watch(hosts)
+	defer c.end()
+	w.killed(t, ns, v1alpha1.Done,
+		"stored Issuing", "about to create", "done: create", "stored Verifying", "stored Switching", "about to label", "done: label",
+		"about to touch", "in the midst of touch", "stored Soaking", "stored Sweeping", "stored Done")
+	if got := w.get(t, ns).Status.Phase; got != v1alpha1.Done {
+		t.Fatalf("it is %s", got)
+	}
+	w.undo(t, ns)
+	w.killed(t, ns, v1alpha1.RolledBack,
+		"stored RollingBack", "about to restore", "done: restore", "about to unlabel", "done: unlabel", "about to touch", "in the midst of touch",
+		"about to remove", "done: remove", "stored RolledBack")
+	c.stop(t)
+	w.restored(t, ns, b, 1)
+}

@@ -1,0 +1,437 @@
+// Package consolidate_test carries consolidations out on the real stack, with
+// handshakes and requests at Envoy going on all the time.
+package consolidate_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/apply"
+	"github.com/certherd/certherd/carry"
+	carrylive "github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/controller"
+	"github.com/certherd/certherd/e2e/scenario"
+	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/inventory/live"
+)
+
+const home = "certherd-7f3"
+
+var (
+	certificates    = schema.GroupVersionResource{Group: "cert-manager.io", Version: "v1", Resource: "certificates"}
+	kCertificates   = schema.GroupVersionResource{Group: "networking.internal.knative.dev", Version: "v1alpha1", Resource: "certificates"}
+	knativeServices = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "services"}
+	kIngresses      = schema.GroupVersionResource{Group: "networking.internal.knative.dev", Version: "v1alpha1", Resource: "ingresses"}
+)
+
+// world is the stack that all tests share.
+type world struct {
+	stack *stack.Stack
+	cfg   *rest.Config
+	c     *scenario.Cluster
+	roots *x509.CertPool
+}
+
+var shared *world
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(child())
+	}
+	code := m.Run()
+	if shared != nil {
+		if err := shared.stack.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+func setUp(t *testing.T) *world {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts the whole stack")
+	}
+	if shared != nil {
+		return shared
+	}
+	ctx := context.Background()
+	s, err := stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr})
+	must(t, err)
+	cfg, err := s.RESTConfig()
+	must(t, err)
+	w, err := connect(s, cfg)
+	must(t, err)
+	shared = w
+	must(t, w.c.Namespaces(ctx, home))
+	w.install(t)
+	// The authority of the ClusterIssuer ca: clients trust it and nothing else.
+	pem, err := w.authority(ctx)
+	must(t, err)
+	w.roots = x509.NewCertPool()
+	if !w.roots.AppendCertsFromPEM(pem) {
+		t.Fatal("the issuer has no certificate")
+	}
+	return w
+}
+
+func connect(s *stack.Stack, cfg *rest.Config) (*world, error) {
+	c, err := scenario.Connect(cfg, os.Stderr)
+	return &world{stack: s, cfg: cfg, c: c}, err
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) authority(ctx context.Context) ([]byte, error) {
+	o, err := w.c.Dynamic.Resource(schema.GroupVersionResource{Group: "cert-manager.io", Version: "v1", Resource: "clusterissuers"}).Get(ctx, stack.IssuerCA, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	name, _, _ := unstructured.NestedString(o.Object, "spec", "ca", "secretName")
+	secret, err := w.c.Typed.CoreV1().Secrets("cert-manager").Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return secret.Data["tls.crt"], nil
+}
+
+// services makes n services in a namespace and returns their hosts.
+func services(ns string, n int) (list []scenario.Service, hosts []string) {
+	for i := range n {
+		name := fmt.Sprintf("svc-%03d", i)
+		list = append(list, scenario.Service{Namespace: ns, Name: name})
+		hosts = append(hosts, name+"."+ns+"."+stack.Domain)
+	}
+	return list, hosts
+}
+
+// propose makes the Consolidation of a namespace's services.
+func (w *world) propose(t *testing.T, ns string) *v1alpha1.Consolidation {
+	t.Helper()
+	ctx := context.Background()
+	domain := ns + "." + stack.Domain
+	name := "wildcard-" + strings.ReplaceAll(domain, ".", "-")
+	c := &v1alpha1.Consolidation{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name}}
+	c.Spec.Proposal = v1alpha1.Proposal{
+		Revision: 1, Wildcards: []string{"*." + domain},
+		IssuerRef:  v1alpha1.IssuerRef{Group: "cert-manager.io", Kind: "ClusterIssuer", Name: stack.IssuerCA},
+		Source:     v1alpha1.Source{Kind: v1alpha1.SourceKCertificate, Name: name, WildcardDomain: stack.Domain},
+		SecretName: name,
+	}
+	ingresses, err := w.c.Dynamic.Resource(kIngresses).Namespace(ns).List(ctx, metav1.ListOptions{})
+	must(t, err)
+	kcerts, err := w.c.Dynamic.Resource(kCertificates).Namespace(ns).List(ctx, metav1.ListOptions{})
+	must(t, err)
+	for _, k := range kcerts.Items {
+		hosts, _, _ := unstructured.NestedStringSlice(k.Object, "spec", "dnsNames")
+		secret, _, _ := unstructured.NestedString(k.Object, "spec", "secretName")
+		if len(k.GetOwnerReferences()) == 0 || k.GetOwnerReferences()[0].Kind != "Route" || !inventory.CoversAll(c.Spec.Wildcards, hosts) {
+			continue
+		}
+		s, err := w.c.Typed.CoreV1().Secrets(ns).Get(ctx, secret, metav1.GetOptions{})
+		must(t, err)
+		m := v1alpha1.Member{Kind: v1alpha1.SourceKCertificate, Name: k.GetName(), UID: string(k.GetUID()), SecretName: secret, SecretUID: string(s.UID), Hosts: hosts}
+		for _, i := range ingresses.Items {
+			if b, _ := i.MarshalJSON(); bytes.Contains(b, []byte(`"secretName":"`+secret+`"`)) {
+				m.Consumers = append(m.Consumers, v1alpha1.Consumer{Kind: v1alpha1.ConsumerKIngress, Name: i.GetName(), UID: string(i.GetUID()), Hosts: hosts})
+			}
+		}
+		c.Spec.Members = append(c.Spec.Members, m)
+		c.Spec.Hosts = append(c.Spec.Hosts, hosts...)
+	}
+	slices.Sort(c.Spec.Hosts)
+	return c
+}
+
+// approve stores a Consolidation as one that a person has approved.
+func (w *world) approve(t *testing.T, c *v1alpha1.Consolidation) {
+	t.Helper()
+	ctx := context.Background()
+	c.Spec.ApprovedDigest = c.Spec.Digest()
+	u, err := c.ToUnstructured()
+	must(t, err)
+	r := w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).Namespace(c.Namespace)
+	u, err = r.Create(ctx, u, metav1.CreateOptions{})
+	must(t, err)
+	must(t, unstructured.SetNestedField(u.Object, string(v1alpha1.Approved), "status", "phase"))
+	must(t, unstructured.SetNestedField(u.Object, c.Spec.Digest(), "status", "digest"))
+	_, err = r.UpdateStatus(ctx, u, metav1.UpdateOptions{})
+	must(t, err)
+}
+
+func (w *world) get(t *testing.T, ns string) *v1alpha1.Consolidation {
+	t.Helper()
+	list, err := w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).Namespace(ns).List(context.Background(), metav1.ListOptions{})
+	must(t, err)
+	if len(list.Items) != 1 {
+		t.Fatalf("%d consolidations in %s", len(list.Items), ns)
+	}
+	c, err := v1alpha1.FromUnstructured(&list.Items[0])
+	must(t, err)
+	return c
+}
+
+// options are those of a Carrier that takes its time to soak and no more.
+func (w *world) options(logf func(string, ...any)) carrylive.Options {
+	o := carrylive.Defaults()
+	o.Soak, o.Gap, o.Gateway = 3*time.Second, time.Second, w.stack.GatewayTLS
+	o.Tell = func(c *v1alpha1.Consolidation, d carry.Decision, err error) {
+		verbs := ""
+		for _, x := range d.Writes {
+			verbs += fmt.Sprintf(" [%s %d]", x.Verb, len(x.Objects))
+		}
+		logf("%s: %s: %s%s %v", c.Namespace, d.Phase, d.Message, verbs, err)
+	}
+	return o
+}
+
+// carrier is a Carrier, together with what sweeps in rounds.
+func (w *world) carrier(logf func(string, ...any)) (*carrylive.Carrier, *sweeper, error) {
+	s := &sweeper{w: w, logf: logf}
+	o := w.options(logf)
+	o.Sweep = s.want
+	r, err := carrylive.New(w.cfg, o)
+	return r, s, err
+}
+
+// sweeper keeps the rounds that take away what was replaced.
+type sweeper struct {
+	w    *world
+	logf func(string, ...any)
+	old  []inventory.Ref
+}
+
+func (s *sweeper) want(_ *v1alpha1.Consolidation, old []inventory.Ref) { s.old = append(s.old, old...) }
+
+func (s *sweeper) round(ctx context.Context) error {
+	if len(s.old) == 0 {
+		return nil
+	}
+	old := s.old
+	s.old = nil
+	look := func(ctx context.Context) (*inventory.Snapshot, error) {
+		x, _, err := live.Look(ctx, s.w.cfg, live.Options{Proof: true, Now: time.Now})
+		return x, err
+	}
+	snapshot, err := look(ctx)
+	if err != nil {
+		return err
+	}
+	co := controller.Defaults()
+	co.GC.MinAge = 0
+	cleared, held, err := controller.Sweep(snapshot, co, old)
+	if err != nil {
+		return err
+	}
+	for _, h := range held {
+		s.logf("held: %s %s: %s", h.Change.Why.Reason, h.Change.Why.Object, h.Why)
+	}
+	o := apply.Defaults()
+	o.Namespace, o.Look, o.SecretsPerMinute = home, look, 600
+	a, err := apply.New(s.w.cfg, o)
+	if err != nil {
+		return err
+	}
+	for _, x := range a.Run(ctx, cleared) {
+		if x.Status != apply.Done && x.Status != apply.AlreadyDone && !strings.Contains(x.Why, "grace period") {
+			s.logf("%s %s: %s %s", x.Action(), x.Object(), x.Status, x.Why)
+		}
+	}
+	return nil
+}
+
+// until carries on until a condition holds.
+func (w *world) until(t *testing.T, what string, r *carrylive.Carrier, s *sweeper, done func() bool) {
+	t.Helper()
+	ctx := context.Background()
+	for end := time.Now().Add(4 * time.Minute); !done(); {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		if r != nil {
+			_, err := r.Pass(ctx)
+			must(t, err)
+			must(t, s.round(ctx))
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// client asks for hosts in a loop, as strict clients do.
+type client struct {
+	w        *world
+	end      context.CancelFunc
+	done     sync.WaitGroup
+	requests atomic.Int64
+	mutex    sync.Mutex
+	failed   []string
+	served   map[string]string // serial number, by host
+}
+
+// watch begins to ask.
+func (w *world) watch(hosts []string) *client {
+	ctx, end := context.WithCancel(context.Background())
+	c := &client{w: w, end: end, served: map[string]string{}}
+	const atOnce = 4
+	for i := range atOnce {
+		c.done.Go(func() {
+			for n := i; ctx.Err() == nil; n += atOnce {
+				if err := c.ask(ctx, hosts[n%len(hosts)]); err != nil && ctx.Err() == nil {
+					c.mutex.Lock()
+					c.failed = append(c.failed, fmt.Sprintf("%s %s: %v", time.Now().Format("15:04:05.000"), hosts[n%len(hosts)], err))
+					c.mutex.Unlock()
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+	return c
+}
+
+func (c *client) ask(ctx context.Context, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	serial := ""
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, c.w.stack.GatewayTLS)
+		},
+		TLSClientConfig: &tls.Config{RootCAs: c.w.roots, ServerName: host, VerifyConnection: func(s tls.ConnectionState) error {
+			serial = s.PeerCertificates[0].SerialNumber.String()
+			return nil
+		}},
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+host+"/", nil)
+	if err != nil {
+		return err
+	}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	c.requests.Add(1)
+	c.mutex.Lock()
+	c.served[host] = serial
+	c.mutex.Unlock()
+	if response.StatusCode != http.StatusOK || !strings.Contains(string(b), host) {
+		return fmt.Errorf("%s: %.100s", response.Status, b)
+	}
+	return nil
+}
+
+// stop ends it, and fails the test if anything failed.
+func (c *client) stop(t *testing.T) {
+	t.Helper()
+	c.end()
+	c.done.Wait()
+	t.Logf("%d requests with handshakes, %d failed", c.requests.Load(), len(c.failed))
+	if c.requests.Load() == 0 {
+		t.Error("the client asked nothing")
+	}
+	for i, f := range c.failed {
+		if i == 10 {
+			break
+		}
+		t.Error(f)
+	}
+}
+
+// served are the Secrets that the ingresses of a namespace name, by host.
+func (w *world) served(t *testing.T, ns string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	list, err := w.c.Dynamic.Resource(kIngresses).Namespace(ns).List(context.Background(), metav1.ListOptions{})
+	must(t, err)
+	for _, i := range list.Items {
+		entries, _, _ := unstructured.NestedSlice(i.Object, "spec", "tls")
+		for _, e := range entries {
+			hosts, _, _ := unstructured.NestedStringSlice(e.(map[string]any), "hosts")
+			for _, h := range hosts {
+				out[h], _ = e.(map[string]any)["secretName"].(string)
+			}
+		}
+	}
+	return out
+}
+
+// names are those of all objects of a resource in a namespace.
+func (w *world) names(t *testing.T, r schema.GroupVersionResource, ns string) []string {
+	t.Helper()
+	list, err := w.c.Dynamic.Resource(r).Namespace(ns).List(context.Background(), metav1.ListOptions{})
+	must(t, err)
+	var out []string
+	for _, o := range list.Items {
+		out = append(out, o.GetName())
+	}
+	return out
+}
+
+// loaded are the serial numbers of the certificates that Envoy has, of some hosts.
+func (w *world) loaded(t *testing.T, parents ...string) int {
+	t.Helper()
+	r, err := http.Get("http://" + w.stack.EnvoyAdmin + "/certs")
+	must(t, err)
+	defer r.Body.Close()
+	var answer struct {
+		Certificates []struct {
+			CertChain []struct {
+				SerialNumber    string `json:"serial_number"`
+				SubjectAltNames []struct {
+					DNS string `json:"dns"`
+				} `json:"subject_alt_names"`
+			} `json:"cert_chain"`
+		}
+	}
+	must(t, json.NewDecoder(r.Body).Decode(&answer))
+	serials := map[string]bool{}
+	for _, c := range answer.Certificates {
+		for _, x := range c.CertChain {
+			for _, n := range x.SubjectAltNames {
+				if _, p, _ := strings.Cut(n.DNS, "."); slices.Contains(parents, p) {
+					serials[x.SerialNumber] = true
+				}
+			}
+		}
+	}
+	return len(serials)
+}
+
+func (w *world) patch(t *testing.T, r schema.GroupVersionResource, ns, name, merge string) {
+	t.Helper()
+	_, err := w.c.Dynamic.Resource(r).Namespace(ns).Patch(context.Background(), name, types.MergePatchType, []byte(merge), metav1.PatchOptions{FieldManager: "somebody"})
+	must(t, err)
+}
