@@ -16,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/certherd/certherd/api/v1alpha1"
-	"github.com/certherd/certherd/carry"
 	carrylive "github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/e2e/stack"
 	"k8s.io/client-go/tools/clientcmd"
@@ -206,10 +205,10 @@ func TestServicesComeAndGoMeanwhile(t *testing.T) {
 	}
 	w.phase(t, ns, r, s, v1alpha1.Switching)
 	drop("svc-004")
-	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "late", "during-switch"), ns))
+	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "name: late", "name: during-switch"), ns))
 	w.phase(t, ns, r, s, v1alpha1.Soaking)
 	drop("svc-005")
-	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "late", "during-soak"), ns))
+	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "name: late", "name: during-soak"), ns))
 	w.phase(t, ns, r, s, v1alpha1.Done)
 	name := w.get(t, ns).Spec.SecretName
 	w.until(t, "all to be on the wildcard", r, s, func() bool {
@@ -316,16 +315,19 @@ func lead(kubeconfig, gateway, ns string, phase v1alpha1.Phase, where string) er
 			select {}
 		}
 	}
-	done := false
-	o.Tell = func(c *v1alpha1.Consolidation, d carry.Decision, err error) {
-		fmt.Println(c.Namespace, d.Phase, d.Message, err)
-		done = done || c.Namespace == ns && d.Phase == phase
-	}
 	r, err := carrylive.New(cfg, o)
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(2 * time.Minute); !done; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		list, err := w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).Namespace(ns).List(context.Background(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		c, err := v1alpha1.FromUnstructured(&list.Items[0])
+		if err != nil || c.Status.Phase == phase && where == "" {
+			return err
+		}
 		if time.Now().After(end) {
 			return fmt.Errorf("waited in vain for %s", phase)
 		}
@@ -336,7 +338,6 @@ func lead(kubeconfig, gateway, ns string, phase v1alpha1.Phase, where string) er
 			return err
 		}
 	}
-	return nil
 }
 
 // killed runs one leader after the other. Each is killed at one of the places, in

@@ -208,7 +208,7 @@ func (w *world) options(logf func(string, ...any)) carrylive.Options {
 		for _, x := range d.Writes {
 			verbs += fmt.Sprintf(" [%s %d]", x.Verb, len(x.Objects))
 		}
-		logf("%s: %s: %s%s %v", c.Namespace, d.Phase, d.Message, verbs, err)
+		logf("%s %s: %s: %s%s %v", time.Now().Format("05.0"), c.Namespace, d.Phase, d.Message, verbs, err)
 	}
 	return o
 }
