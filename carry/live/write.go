@@ -29,11 +29,13 @@ func (l *look) write(ctx context.Context, w carry.Write) error {
 	case carry.Create:
 		return l.create(ctx)
 	case carry.Label:
+		clear(l.m.touched) // whoever looked before that has to look again
 		return l.patchSource(ctx, map[string]any{
 			"labels":      map[string]any{wildcardDomainLabel: l.c.Spec.Source.WildcardDomain},
 			"annotations": map[string]any{labelledBy: "true"},
 		})
 	case carry.Unlabel:
+		clear(l.m.touched)
 		return l.patchSource(ctx, map[string]any{
 			"labels":      map[string]any{wildcardDomainLabel: nil},
 			"annotations": map[string]any{labelledBy: nil},
