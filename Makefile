@@ -16,9 +16,9 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 .PHONY: build
-build: ## bin/certherd, and bin/kubectl-certherd for `kubectl certherd`
+build: ## bin/certherd, bin/certherd-relay, and bin/kubectl-certherd for `kubectl certherd`
 	@mkdir -p bin
-	go build -o bin/certherd ./cmd/certherd
+	go build -o bin/ ./cmd/certherd ./cmd/certherd-relay
 	@ln -sf certherd bin/kubectl-certherd
 	@printf '#!/bin/sh\n# kubectl runs this for completion of `kubectl certherd`.\nexec kubectl-certherd __complete "$$@"\n' > bin/kubectl_complete-certherd
 	@chmod +x bin/kubectl_complete-certherd

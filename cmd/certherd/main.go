@@ -80,7 +80,7 @@ configuration says so.`,
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl certherd"}
 		root.Example = strings.ReplaceAll(root.Example, "  certherd ", "  kubectl certherd ")
 	}
-	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), historyCommand(), undoCommand(), versionCommand())
+	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), historyCommand(), undoCommand(), relayCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())
 	})

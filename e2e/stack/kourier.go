@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -32,13 +33,54 @@ func (s *supervisor) startKourier(ctx context.Context, cluster *cluster) error {
 	}); err != nil {
 		return err
 	}
+	if s.Relay != "" {
+		if err := s.startRelay(ctx); err != nil {
+			return err
+		}
+	}
 	return s.startEnvoy(ctx, objects)
 }
+
+// The ports that Envoy can get its configuration from: net-kourier's and the
+// relay's. relayLocal is the relay's other address.
+const (
+	ControllerXDS = 18000
+	RelayXDS      = 18001
+	relayLocal    = "127.0.0.1:9105"
+)
+
+// startRelay starts certherd-relay between net-kourier and Envoy.
+func (s *supervisor) startRelay(ctx context.Context) error {
+	return s.run(ctx, service{name: "certherd-relay", program: s.Relay, args: append([]string{
+		"--upstream", fmt.Sprintf("%s:%d", private, ControllerXDS),
+		"--listen", fmt.Sprintf("%s:%d", private, RelayXDS), "--local", relayLocal,
+	}, s.RelayArgs...)})
+}
+
+// bootstrapFile is Envoy's bootstrap configuration in the stack's folder.
+const bootstrapFile = "envoy.yaml"
+
+// PointEnvoy makes Envoy get its configuration from another port, ControllerXDS
+// or RelayXDS, once it is started anew: that takes a signal SIGTERM.
+func (s *Stack) PointEnvoy(port int) error {
+	file := filepath.Join(s.Dir, bootstrapFile)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, pointed(text, port), 0o644)
+}
+
+func pointed(bootstrap []byte, port int) []byte {
+	return xdsPort.ReplaceAll(bootstrap, fmt.Appendf(nil, "port_value: %d", port))
+}
+
+var xdsPort = regexp.MustCompile(`port_value: 1800[01]\b`)
 
 // startEnvoy starts Envoy with the bootstrap configuration that Kourier's gateway
 // pods mount, and the arguments of its Deployment.
 func (s *supervisor) startEnvoy(ctx context.Context, objects []*unstructured.Unstructured) error {
-	bootstrap := filepath.Join(s.Dir, "envoy.yaml")
+	bootstrap := filepath.Join(s.Dir, bootstrapFile)
 	for _, object := range objects {
 		if object.GetKind() != "ConfigMap" || object.GetName() != "kourier-bootstrap" {
 			continue
@@ -47,7 +89,11 @@ func (s *supervisor) startEnvoy(ctx context.Context, objects []*unstructured.Uns
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(bootstrap, []byte(text), 0o644); err != nil {
+		port := ControllerXDS
+		if s.Relay != "" {
+			port = RelayXDS
+		}
+		if err := os.WriteFile(bootstrap, pointed([]byte(text), port), 0o644); err != nil {
 			return err
 		}
 		return s.run(ctx, service{name: "envoy", part: Envoy, args: []string{

@@ -46,6 +46,14 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 	if options.Level == "" {
 		options.Level = ControlPlane
 	}
+	if options.Relay != "" {
+		// The supervisor has a working folder of its own.
+		path, err := filepath.Abs(options.Relay)
+		if err != nil {
+			return nil, err
+		}
+		options.Relay = path
+	}
 	parts, err := build(ctx, options.Out, options.Level.Parts()...)
 	if err != nil {
 		return nil, err
@@ -72,7 +80,7 @@ func (s *Stack) start(ctx context.Context, options Options, parts map[Part]strin
 			file.Close()
 		}
 	}()
-	for _, endpoint := range endpoints(s) {
+	for _, endpoint := range endpoints(s, options.Relay != "") {
 		file, address, err := listen()
 		if err != nil {
 			return err

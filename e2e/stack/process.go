@@ -115,7 +115,8 @@ func (s *supervisor) progress(format string, args ...any) {
 type service struct {
 	name string
 	part Part
-	// program is the file's name in the part's bin folder; name when empty.
+	// program is the file's name in the part's bin folder, name when empty; or a
+	// path.
 	program string
 	args    []string
 	env     []string
@@ -134,7 +135,11 @@ func (s *supervisor) run(ctx context.Context, svc service) error {
 	go func() {
 		defer log.Close()
 		for {
-			cmd := exec.CommandContext(ctx, filepath.Join(s.Parts[svc.part], "bin", svc.program), svc.args...)
+			program := svc.program
+			if !filepath.IsAbs(program) {
+				program = filepath.Join(s.Parts[svc.part], "bin", program)
+			}
+			cmd := exec.CommandContext(ctx, program, svc.args...)
 			cmd.Dir = s.Dir
 			cmd.Env = append(os.Environ(), svc.env...)
 			cmd.Stdout, cmd.Stderr = log, log

@@ -53,6 +53,10 @@ type Options struct {
 	// ExtraCertManagerArgs are appended to the arguments of cert-manager's
 	// controller (--enable-certificate-owner-ref, for one).
 	ExtraCertManagerArgs []string
+	// Relay is a built certherd-relay to run between net-kourier and Envoy, by its
+	// path; RelayArgs are appended to its arguments. Without it there is no relay.
+	Relay     string
+	RelayArgs []string
 	// Out gets lines of progress; nil discards them.
 	Out io.Writer `json:"-"`
 }
@@ -70,6 +74,8 @@ type Stack struct {
 	// GatewayTLS and GatewayHTTP are Kourier's external listeners (ports 8443
 	// and 8080 of Envoy); EnvoyAdmin is Envoy's admin interface (http).
 	GatewayTLS, GatewayHTTP, EnvoyAdmin string
+	// RelayLocal is where the relay has its metrics, health and dump (http).
+	RelayLocal string
 	// PebbleACME and PebbleManagement are the ACME server's directory endpoint
 	// (https://…/dir) and management interface (https://…/roots/0). Their
 	// certificates come from the stack's CA, which Kubeconfig holds.
@@ -90,7 +96,7 @@ type Process struct {
 
 // endpoints names the ports inside the stack that are forwarded, with the field
 // of a Stack that gets the outer address.
-func endpoints(s *Stack) []endpoint {
+func endpoints(s *Stack, relay bool) []endpoint {
 	list := []endpoint{{&s.APIServer, private + ":6443"}}
 	if s.Level == Full {
 		list = append(list,
@@ -100,6 +106,9 @@ func endpoints(s *Stack) []endpoint {
 			endpoint{&s.PebbleACME, pebbleACME},
 			endpoint{&s.PebbleManagement, pebbleManagement},
 		)
+	}
+	if relay {
+		list = append(list, endpoint{&s.RelayLocal, relayLocal})
 	}
 	return list
 }
@@ -123,7 +132,7 @@ func (s *Stack) RESTConfig() (*rest.Config, error) {
 // Signal sends a signal to every process of a program of the stack, named as its
 // file: etcd, kube-apiserver, kube-controller-manager, cert-manager-controller,
 // cert-manager-webhook, knative-controller, knative-webhook, knative-autoscaler,
-// kourier, envoy or pebble. A program that ends is started again a second later;
+// kourier, envoy, pebble or certherd-relay. A program that ends is started again a second later;
 // SIGSTOP and SIGCONT make one pause.
 func (s *Stack) Signal(program string, signal syscall.Signal) error {
 	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.Supervisor.PID))
@@ -166,7 +175,7 @@ func (s *Stack) Environ() []string {
 	for _, variable := range []struct{ name, value string }{
 		{"DIR", s.Dir}, {"LOG_DIR", s.LogDir}, {"AUDIT_LOG", s.AuditLog},
 		{"GATEWAY_TLS", s.GatewayTLS}, {"GATEWAY_HTTP", s.GatewayHTTP}, {"ENVOY_ADMIN", s.EnvoyAdmin},
-		{"PEBBLE_ACME", s.PebbleACME}, {"PEBBLE_MANAGEMENT", s.PebbleManagement},
+		{"RELAY_LOCAL", s.RelayLocal}, {"PEBBLE_ACME", s.PebbleACME}, {"PEBBLE_MANAGEMENT", s.PebbleManagement},
 	} {
 		if variable.value != "" {
 			environ = append(environ, "CERTHERD_STACK_"+variable.name+"="+variable.value)

@@ -326,7 +326,7 @@ func checkGone(t *testing.T, s *Stack, namespaces []string) {
 	if left := processesIn(t, namespaces); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
-	for _, endpoint := range endpoints(s) {
+	for _, endpoint := range endpoints(s, false) {
 		if conn, err := net.Dial("tcp", *endpoint.outer); err == nil {
 			conn.Close()
 			t.Errorf("somebody still listens on %s (%s inside)", *endpoint.outer, endpoint.inner)
