@@ -256,7 +256,6 @@ func (c *Cluster) ingresses(ctx context.Context, t *Truth, _ string) error {
 		{"two-tls", "ClusterIssuer/selfsigned is self-signed"},
 		{"left-tls", "a different issuer"},
 		{"right-tls", "a different issuer"},
-		{"argo-tls", "managed by Argo CD"},
 		{"suffix-tls", "co.uk is a public suffix"},
 		{"shared-a", "Certificate/web/shared-b writes the same Secret"},
 		{"shared-b", "Certificate/web/shared-a writes the same Secret"},
