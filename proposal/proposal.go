@@ -29,11 +29,8 @@ import (
 // ErrNotInstalled is the error of a cluster without the custom resource.
 var ErrNotInstalled = errors.New("the custom resource consolidations.certherd.dev is not installed: apply manifests/crd")
 
-// Options say how far to go.
+// Options are those of a Proposer.
 type Options struct {
-	// Approve has certherd itself approve what nothing stops and no person has
-	// rejected: mode enforce.
-	Approve bool
 	// Keep is how long what was withdrawn stays to be read.
 	Keep time.Duration
 	// Now is the clock.
@@ -101,10 +98,12 @@ func (p *Proposer) Undecided(ctx context.Context) (bool, error) {
 }
 
 // Sync makes the Consolidations of the cluster those of proposals, which have to
-// be all that a look at the whole cluster led to. The Outcomes are of those that
-// are not as they were, and of those that failed; an error says that nothing was
-// done.
-func (p *Proposer) Sync(ctx context.Context, proposals []consolidate.Proposal) ([]Outcome, error) {
+// be all that a look at the whole cluster led to. approve says which of those
+// that nothing stops, and that nobody has rejected, are approved without
+// spec.approvedDigest, which is then set; nil approves none. The Outcomes are of
+// those that are not as they were, and of those that failed; an error says that
+// nothing was done.
+func (p *Proposer) Sync(ctx context.Context, proposals []consolidate.Proposal, approve func(*consolidate.Proposal) bool) ([]Outcome, error) {
 	all, err := p.List(ctx)
 	if err != nil {
 		return nil, err
@@ -128,7 +127,7 @@ func (p *Proposer) Sync(ctx context.Context, proposals []consolidate.Proposal) (
 		k := key{want.Namespace, want.Name}
 		old := there[k]
 		delete(there, k)
-		what, err := p.propose(ctx, &want, old)
+		what, err := p.propose(ctx, &want, old, approve != nil && approve(&x))
 		note(&want, what, err)
 	}
 	for _, c := range all {
@@ -154,7 +153,7 @@ func settled(c *v1alpha1.Consolidation) bool {
 }
 
 // propose makes old, nil for none, what want is.
-func (p *Proposer) propose(ctx context.Context, want, old *v1alpha1.Consolidation) (what string, err error) {
+func (p *Proposer) propose(ctx context.Context, want, old *v1alpha1.Consolidation, approve bool) (what string, err error) {
 	want.Spec.Revision = 1
 	if old != nil {
 		if settled(old) {
@@ -183,7 +182,7 @@ func (p *Proposer) propose(ctx context.Context, want, old *v1alpha1.Consolidatio
 	if changed && what == "" {
 		what = "changed"
 	}
-	if p.o.Approve && now.Status.Phase == v1alpha1.Proposed {
+	if approve && now.Status.Phase == v1alpha1.Proposed {
 		// Only now: the API server takes no approval of what status does not show.
 		if now, err = p.Approve(ctx, now); err != nil {
 			return what, err

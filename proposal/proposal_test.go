@@ -73,7 +73,7 @@ func (c *cluster) connect(ctx context.Context, s *stack.Stack) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := p.Sync(ctx, nil); !errors.Is(err, ErrNotInstalled) {
+	if _, err := p.Sync(ctx, nil, nil); !errors.Is(err, ErrNotInstalled) {
 		return fmt.Errorf("without the custom resource: %w", err)
 	}
 	return c.install(ctx)
@@ -120,12 +120,13 @@ func (c *cluster) install(ctx context.Context) error {
 type world struct {
 	*testing.T
 	*cluster
-	ns  string
-	p   *Proposer
-	now time.Time
+	ns      string
+	p       *Proposer
+	now     time.Time
+	approve func(*consolidate.Proposal) bool
 }
 
-func newWorld(t *testing.T, approve bool) *world {
+func newWorld(t *testing.T) *world {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("starts a control plane")
@@ -138,7 +139,7 @@ func newWorld(t *testing.T, approve bool) *world {
 		t.Fatal(err)
 	}
 	var err error
-	if w.p, err = New(w.cfg, Options{Approve: approve, Keep: time.Hour, Now: func() time.Time { return w.now }}); err != nil {
+	if w.p, err = New(w.cfg, Options{Keep: time.Hour, Now: func() time.Time { return w.now }}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -174,7 +175,7 @@ func (w *world) proposals(names ...string) []consolidate.Proposal {
 // sync syncs, and says what became of it.
 func (w *world) sync(proposals []consolidate.Proposal) string {
 	w.Helper()
-	out, err := w.p.Sync(w.Context(), proposals)
+	out, err := w.p.Sync(w.Context(), proposals, w.approve)
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -244,7 +245,7 @@ func (w *world) want(what, got, want string) {
 
 // TestApproval: an approval is for one proposal, in one state of the world.
 func TestApproval(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	two, three := w.proposals("a", "b"), w.proposals("a", "b", "c")
 	w.want("first", w.sync(two), "created Proposed")
 	w.want("why", w.approvedBecause(), "False NotYet")
@@ -279,7 +280,7 @@ func TestApproval(t *testing.T) {
 
 // TestRejection: what was rejected stays so, whatever changes.
 func TestRejection(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	w.sync(w.proposals("a", "b"))
 	w.must(w.p.Approve(t.Context(), w.get()))
 	w.must(w.p.Reject(t.Context(), w.get()))
@@ -292,7 +293,8 @@ func TestRejection(t *testing.T) {
 
 // TestEnforcing: in mode enforce certherd approves what nothing stops.
 func TestEnforcing(t *testing.T) {
-	w := newWorld(t, true)
+	w := newWorld(t)
+	w.approve = func(x *consolidate.Proposal) bool { return x.Change.ID != "" }
 	held := w.proposals("a", "b")
 	held[0].Consolidation.Status.Phase, held[0].Consolidation.Status.Blockers = v1alpha1.Held, []string{"something"}
 	w.want("held", w.sync(held), "created Held")
@@ -307,7 +309,7 @@ func TestEnforcing(t *testing.T) {
 // TestExecutionIsLeftAlone: what is carried out changes in no way before it is
 // over, and then only as the next attempt.
 func TestExecutionIsLeftAlone(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	two, three := w.proposals("a", "b"), w.proposals("a", "b", "c")
 	w.sync(two)
 	w.must(w.p.Approve(t.Context(), w.get()))
@@ -340,7 +342,7 @@ func TestExecutionIsLeftAlone(t *testing.T) {
 // TestLateWriteLoses: what somebody has written since the object was read is not
 // overwritten.
 func TestLateWriteLoses(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	two := w.proposals("a", "b")
 	w.sync(two)
 	w.must(w.p.Approve(t.Context(), w.get()))
@@ -360,7 +362,7 @@ func TestLateWriteLoses(t *testing.T) {
 
 // TestRulesOfTheResource: what the API server does not take.
 func TestRulesOfTheResource(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	w.sync(w.proposals("a", "b"))
 	c := w.get()
 	objects := w.objects.Resource(v1alpha1.GroupVersionResource).Namespace(w.ns)
@@ -430,7 +432,7 @@ func TestRulesOfTheResource(t *testing.T) {
 // TestLargest: what maxHosts allows by default fits, and the API server's budget for
 // its rules holds.
 func TestLargest(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	var names []string
 	for i := range 500 {
 		names = append(names, fmt.Sprintf("service-with-quite-a-long-name-%03d", i))
@@ -446,7 +448,7 @@ func TestLargest(t *testing.T) {
 // TestKubectlGet: what `kubectl get consolidations` prints, which the API server
 // decides.
 func TestKubectlGet(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	w.sync(w.proposals("a", "b", "c"))
 	raw, err := w.core.RESTClient().Get().AbsPath("/apis/certherd.dev/v1alpha1/namespaces", w.ns, "consolidations").
 		SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").DoRaw(t.Context())
@@ -485,7 +487,7 @@ func TestKubectlGet(t *testing.T) {
 // TestProposalIsNoUse: a look at a cluster with proposals calls unused what
 // only these name.
 func TestProposalIsNoUse(t *testing.T) {
-	w := newWorld(t, false)
+	w := newWorld(t)
 	for _, name := range []string{"a-tls", "b-tls"} {
 		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}, Type: corev1.SecretTypeTLS, Data: map[string][]byte{"tls.crt": {}, "tls.key": {}}}
 		if _, err := w.core.CoreV1().Secrets(w.ns).Create(t.Context(), s, metav1.CreateOptions{}); err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/leader"
+	"github.com/certherd/certherd/proposal"
 	"github.com/certherd/certherd/report"
 )
 
@@ -44,6 +45,7 @@ type keeper struct {
 	known     map[finding]bool // serious findings of the round before
 	collector Collector
 	collects  *configuration // that the collector was made for
+	proposer  *proposal.Proposer
 }
 
 // longest is the longest wait: clocks are set, and machines sleep.
@@ -60,6 +62,7 @@ func (k *keeper) step(ctx context.Context) {
 		k.metrics.rounds.WithLabelValues("skipped").Inc()
 		k.last[r.Rule] = now
 	}
+	k.wanted = k.wanted || k.undecided(ctx, c)
 	wait := longest
 	for _, r := range c.Next(k.last, now) {
 		wait = min(wait, r.At.Sub(now))
@@ -107,6 +110,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		return fmt.Errorf("cannot look at the cluster: %w", err)
 	}
 	o := controller.Options{GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
+	k.askCAA(ctx, c, snapshot, &o.Consolidate)
 	r, p, err := controller.RunOnce(snapshot, o)
 	result := "success"
 	if err != nil {
@@ -128,6 +132,10 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		}
 		k.last = last
 		k.tellFindings(&r, snapshot)
+		// What was refused as a whole withdraws nothing: the cluster has not changed.
+		if err == nil && !k.propose(ctx, c, snapshot, o.Consolidate, o.Gate, held) {
+			result = "incomplete"
+		}
 		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, cleared) {
 			result = "incomplete"
 		}
