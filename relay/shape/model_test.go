@@ -96,9 +96,12 @@ func matches(l *listenerv3.Listener, c connection) []*listenerv3.FilterChain {
 	return chains
 }
 
+// refused is the answer where a certificate that is asked for by name is not there.
+const refused = "refused"
+
 // answer is what a client gets in a handshake: the certificates, and the filters
 // that its requests go through.
-func answer(s shape.State, fc *listenerv3.FilterChain) string {
+func answer(s shape.State, fc *listenerv3.FilterChain, sni string) string {
 	filters := sha256.New()
 	for _, f := range fc.GetFilters() {
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(f)
@@ -115,10 +118,17 @@ func answer(s shape.State, fc *listenerv3.FilterChain) string {
 		for _, c := range m.GetCommonTlsContext().GetTlsCertificates() {
 			certs += " " + fingerprint(c)
 		}
+		var asked []string
 		for _, ref := range m.GetCommonTlsContext().GetTlsCertificateSdsSecretConfigs() {
-			i := slices.IndexFunc(s.Secrets, func(x *tlsv3.Secret) bool { return x.GetName() == ref.GetName() })
+			asked = append(asked, ref.GetName())
+		}
+		if m.GetCommonTlsContext().GetCustomTlsCertificateSelector() != nil {
+			asked = []string{sni}
+		}
+		for _, name := range asked {
+			i := slices.IndexFunc(s.Secrets, func(x *tlsv3.Secret) bool { return x.GetName() == name })
 			if i < 0 {
-				return "waits for " + ref.GetName()
+				return refused
 			}
 			certs += " " + fingerprint(s.Secrets[i].GetTlsCertificate())
 		}

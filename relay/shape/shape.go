@@ -23,16 +23,9 @@ type Options struct {
 	// Merge makes one of filter chains that differ in nothing but their server
 	// names, and matches the certificate's wildcard where it covers them.
 	Merge bool
-	// OnDemand is given for an Envoy that loads certificates when they are first
-	// asked for; nil leaves them in the listeners' chains.
+	// OnDemand is given for Envoys that load certificates when they are first asked
+	// for; nil loads all of them. It needs SDS and Merge.
 	OnDemand *OnDemand
-}
-
-// OnDemand are the settings of loading certificates when they are first asked
-// for.
-type OnDemand struct {
-	// Prefetch are server names whose certificates are loaded at once.
-	Prefetch []string
 }
 
 // Problem is something in the state that was left out, settled or replaced. It
@@ -80,7 +73,7 @@ func (s *Shaper) Set(state *State, typeURL string, resources []*anypb.Any) error
 // Shape is as the function Shape.
 func (s *Shaper) Shape(in State, before *State, o Options) (State, []Problem) {
 	s.cache.turn()
-	r := &round{Shaper: s, options: o, last: before}
+	r := &round{Shaper: s, options: o, last: before, stated: in.Secrets}
 	out := State{
 		Listeners: r.listeners(in.Listeners),
 		Routes:    r.routes(in.Routes),
@@ -100,6 +93,7 @@ func (s *Shaper) Shape(in State, before *State, o Options) (State, []Problem) {
 type round struct {
 	*Shaper
 	options  Options
+	stated   []*tlsv3.Secret // of the controller
 	last     *State
 	before   map[string]*listener     // of last; nil until something is broken
 	kept     map[string]*tlsv3.Secret // of last, by name; nil until something is broken
@@ -148,9 +142,12 @@ func (r *round) listeners(in []*listenerv3.Listener) []*listenerv3.Listener {
 		}
 		list = append(list, l)
 	}
+	r.made = map[string]*certificate{}
+	if r.options.OnDemand != nil && r.options.SDS && r.options.Merge {
+		r.onDemand(list)
+	}
 	names := secretNames(list)
 	secret := func(c *certificate) string { return names[c.content] }
-	r.made = map[string]*certificate{}
 	out := make([]*listenerv3.Listener, 0, len(list))
 	for _, l := range list {
 		if r.options.Merge && !l.fixed && len(l.chains) > 0 {
@@ -160,6 +157,24 @@ func (r *round) listeners(in []*listenerv3.Listener) []*listenerv3.Listener {
 	}
 	byName(out)
 	return out
+}
+
+// onDemand lets the listeners load certificates by server name, as far as a name
+// means the same certificate in all of them.
+func (r *round) onDemand(list []*listener) {
+	taken := map[string]*certificate{} // nil for a secret of the controller's
+	for _, m := range r.stated {
+		taken[m.GetName()] = nil
+	}
+	order := slices.Clone(list)
+	slices.SortStableFunc(order, func(a, b *listener) int {
+		return cmp.Compare(a.message.GetName(), b.message.GetName())
+	})
+	for _, l := range order {
+		made := l.onDemand(r.options.OnDemand, taken)
+		maps.Copy(taken, made)
+		maps.Copy(r.made, made)
+	}
 }
 
 // contested tells of a name that was in two filter chains.

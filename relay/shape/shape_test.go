@@ -2,7 +2,9 @@ package shape_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	mathrand "math/rand/v2"
@@ -76,6 +78,9 @@ func compare(t testing.TB, in, out shape.State, snis []string) {
 				for _, port := range []uint32{443, 8443} {
 					c := connection{port: port, sni: sni, transport: "tls", alpn: alpn}
 					want, got := matches(before, c), matches(after, c)
+					if len(got) == 1 && answer(out, got[0], sni) == refused {
+						got = nil // the handshake fails, as it does without a filter chain
+					}
 					if len(got) > 1 {
 						t.Fatalf("%s: %+v is in %d filter chains", before.GetName(), c, len(got))
 					}
@@ -87,15 +92,15 @@ func compare(t testing.TB, in, out shape.State, snis []string) {
 						if !slices.ContainsFunc(got[0].GetFilterChainMatch().GetServerNames(), func(n string) bool {
 							return strings.HasPrefix(n, "*.") && strings.HasSuffix(sni, n[1:])
 						}) {
-							t.Fatalf("%s: %+v was refused and is answered: %s", before.GetName(), c, answer(out, got[0]))
+							t.Fatalf("%s: %+v was refused and is answered: %s", before.GetName(), c, answer(out, got[0], sni))
 						}
 						continue
 					}
 					if len(got) == 0 {
 						t.Fatalf("%s: %+v was answered and is refused", before.GetName(), c)
 					}
-					if !slices.ContainsFunc(want, func(fc *listenerv3.FilterChain) bool { return answer(in, fc) == answer(out, got[0]) }) {
-						t.Fatalf("%s: %+v got\n%s, now\n%s", before.GetName(), c, answer(in, want[0]), answer(out, got[0]))
+					if !slices.ContainsFunc(want, func(fc *listenerv3.FilterChain) bool { return answer(in, fc, sni) == answer(out, got[0], sni) }) {
+						t.Fatalf("%s: %+v got\n%s, now\n%s", before.GetName(), c, answer(in, want[0], sni), answer(out, got[0], sni))
 					}
 				}
 			}
@@ -267,6 +272,8 @@ func play(t *testing.T, r *mathrand.Rand, events int) {
 		} else {
 			compare(t, in, plain, snis)
 		}
+		demand, _ := shape.Shape(in, nil, shape.Options{SDS: true, Merge: true, OnDemand: &shape.OnDemand{}})
+		compare(t, in, demand, snis)
 		if before != nil && quiet && len(problems) == 0 {
 			switch what {
 			case "scale", "again":
@@ -443,6 +450,31 @@ func TestStaleHosts(t *testing.T) {
 	}
 }
 
+// TestSettled: of two chains for one name, the fitting certificate wins, then the
+// newer one, in whatever order they come.
+func TestSettled(t *testing.T) {
+	ca := newAuthority("ca")
+	exact, wild, newer, none := ca.issue(0, "a.example.com"), ca.issue(5, "*.example.com"), ca.issue(6, "*.example.com", "x.example.com"), ca.issue(9, "b.example.com")
+	for _, tc := range []struct{ winner, loser pair }{{exact, wild}, {wild, none}, {newer, wild}, {exact, none}} {
+		for _, pairs := range [][]pair{{tc.winner, tc.loser}, {tc.loser, tc.winner}} {
+			l := &listenerv3.Listener{Name: "l"}
+			for i, p := range pairs {
+				l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{
+					FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{"a.example.com", fmt.Sprintf("%d.example.org", i)}}, TransportSocket: inlineSocket(p)})
+			}
+			out, problems := shape.Shape(shape.State{Listeners: []*listenerv3.Listener{l}}, nil, shape.Options{SDS: true})
+			got := matches(out.Listeners[0], connection{sni: "a.example.com"})
+			want := &listenerv3.FilterChain{TransportSocket: inlineSocket(tc.winner)}
+			if len(got) != 1 || answer(out, got[0], "") != answer(out, want, "") {
+				t.Errorf("the name is answered by %v", got)
+			}
+			if len(out.Listeners[0].GetFilterChains()) != 2 || len(problems) != 1 {
+				t.Errorf("%d chains are left, problems %+v", len(out.Listeners[0].GetFilterChains()), problems)
+			}
+		}
+	}
+}
+
 // TestBrokenPair: a certificate that does not fit its key is not sent. What was
 // there stays, and others are renewed.
 func TestBrokenPair(t *testing.T) {
@@ -487,6 +519,57 @@ func TestBrokenPair(t *testing.T) {
 		if fresh, _ := shape.Shape(state(better, renewed), nil, o); !bytes.Equal(render(t, mended), render(t, fresh)) || len(problems) > 0 {
 			t.Error("a mended certificate is not sent")
 		}
+	}
+}
+
+// TestBrokenSharedChain: the names of a broken chain that had different
+// certificates before each keep their own.
+func TestBrokenSharedChain(t *testing.T) {
+	ca := newAuthority("ca")
+	a, b, broken := ca.issue(0, "a.example.com"), ca.issue(0, "b.example.com"), ca.issue(1, "*.example.com")
+	broken.key = nil
+	state := func(chains map[string]pair) (s shape.State) {
+		l := &listenerv3.Listener{Name: "l"}
+		for _, names := range slices.Sorted(maps.Keys(chains)) {
+			l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{
+				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: strings.Fields(names)}, TransportSocket: inlineSocket(chains[names])})
+		}
+		s.Listeners = []*listenerv3.Listener{l}
+		return s
+	}
+	before, _ := shape.Shape(state(map[string]pair{"a.example.com": a, "b.example.com": b}), nil, all)
+	out, problems := shape.Shape(state(map[string]pair{"a.example.com b.example.com c.example.com": broken}), &before, all)
+	if !bytes.Equal(render(t, out), render(t, before)) {
+		t.Errorf("chains are %q", names(out.Listeners[0]))
+	}
+	if len(problems) != 1 || !strings.Contains(problems[0].Why, "for c.example.com: left out") {
+		t.Errorf("problems: %+v", problems)
+	}
+
+	// A name that was below a wildcard keeps that certificate.
+	wild := ca.issue(0, "*.example.com")
+	before, _ = shape.Shape(state(map[string]pair{"a.example.com b.example.com": wild}), nil, all)
+	out, _ = shape.Shape(state(map[string]pair{"a.example.com c.example.com": broken}), &before, all)
+	if !bytes.Equal(render(t, out), render(t, before)) {
+		t.Errorf("chains are %q", names(out.Listeners[0]))
+	}
+}
+
+// TestTwoCertificates: a chain with two certificates matches a wildcard that both
+// have.
+func TestTwoCertificates(t *testing.T) {
+	ca := newAuthority("ca")
+	for want, second := range map[string]pair{
+		"*.example.com": ca.issue(1, "*.example.com", "b.example.com"),
+		"a.example.com": ca.issue(1, "a.example.com"),
+	} {
+		in := shape.State{Listeners: []*listenerv3.Listener{{Name: "l", FilterChains: []*listenerv3.FilterChain{{
+			FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{"a.example.com"}}, TransportSocket: inlineSocket(ca.issue(0, "*.example.com"), second)}}}}}
+		out, _ := shape.Shape(in, nil, all)
+		if got := names(out.Listeners[0]); !slices.Equal(got, []string{want}) || len(out.Secrets) != 2 {
+			t.Errorf("%q, want %q; %d secrets", got, want, len(out.Secrets))
+		}
+		compare(t, in, out, []string{"a.example.com", "b.example.com"})
 	}
 }
 
@@ -556,6 +639,88 @@ func TestExternalAuthorization(t *testing.T) {
 	}
 	if len(versions) != 1 {
 		t.Errorf("%d versions of the same routes", len(versions))
+	}
+}
+
+// TestOnDemand: one chain for all names, whose certificates are asked for by
+// name. Services come, go and renew without a change of a listener.
+func TestOnDemand(t *testing.T) {
+	o := shape.Options{SDS: true, Merge: true, OnDemand: &shape.OnDemand{Prefetch: []string{"b.ns.example.com", "a.ns.example.com"}}}
+	k := newKourier(t)
+	ca := newAuthority("ca")
+	k.secrets["ns/wild"] = ca.issue(0, "*.ns.example.com")
+	for _, svc := range []string{"a", "b"} {
+		k.secrets["ns/"+svc] = ca.issue(0, svc+".ns.example.com")
+		k.put(t, "ns", svc, svc+".ns.example.com", svc, "10.0.0.2")
+	}
+	one, problems := shape.Shape(k.state(t), nil, o)
+	l := find(t, one, "listener_8443")
+	if got := names(l); !slices.Equal(got, []string{""}) || len(problems) > 0 || len(one.Secrets) != 2 {
+		t.Fatalf("chains %q, %d secrets, %+v", got, len(one.Secrets), problems)
+	}
+	for _, want := range []string{"a.ns.example.com", "b.ns.example.com", "no-server-name", "on_demand_secret"} {
+		if !bytes.Contains(l.GetFilterChains()[0].GetTransportSocket().GetTypedConfig().GetValue(), []byte(want)) {
+			t.Errorf("the listener does not say %q", want)
+		}
+	}
+	k.put(t, "ns", "c", "c.ns.example.com", "wild", "10.0.0.2")
+	k.secrets["ns/a"] = ca.issue(1, "a.ns.example.com")
+	k.put(t, "ns", "a", "a.ns.example.com", "a", "10.0.0.2")
+	k.remove(t, "ns", "b")
+	in := k.state(t)
+	two, _ := shape.Shape(in, &one, o)
+	if one.Version(shape.ListenerType) != two.Version(shape.ListenerType) {
+		t.Error("services that come, go and renew changed a listener")
+	}
+	got := map[string]string{}
+	for _, m := range two.Secrets {
+		got[m.GetName()] = fingerprint(m.GetTlsCertificate())
+	}
+	for name, secret := range map[string]string{"a.ns.example.com": "ns/a", "c.ns.example.com": "ns/wild"} {
+		block, _ := pem.Decode(k.secrets[secret].chain)
+		if !strings.HasPrefix(got[name], fmt.Sprintf("%x/", sha256.Sum256(block.Bytes))) {
+			t.Errorf("%s is answered by %s", name, got[name])
+		}
+	}
+	if len(got) != 2 {
+		t.Errorf("secrets: %v", got)
+	}
+
+	// Where a name cannot be a secret's, or means two things, all stays as it is.
+	sockets := func(names ...string) *listenerv3.Listener {
+		l := &listenerv3.Listener{Name: "l"}
+		for i, name := range names {
+			l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{
+				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{name}}, TransportSocket: inlineSocket(ca.issue(i, name))})
+		}
+		return l
+	}
+	other := sockets("a.example.com", "b.example.com")
+	other.Name = "m"
+	twoCertificates := sockets("a.example.com")
+	twoCertificates.FilterChains[0].TransportSocket = inlineSocket(ca.issue(1, "a.example.com"), ca.issue(2, "*.example.com"))
+	withDefault := sockets("a.example.com")
+	withDefault.DefaultFilterChain = &listenerv3.FilterChain{}
+	filters := sockets("a.example.com", "b.example.com")
+	filters.FilterChains[0].Filters = []*listenerv3.Filter{{Name: "x"}}
+	for what, in := range map[string]shape.State{
+		"a wildcard":                  {Listeners: []*listenerv3.Listener{sockets("a.example.com", "*.example.com")}},
+		"a secret of the controller":  {Listeners: []*listenerv3.Listener{sockets("a.example.com")}, Secrets: []*tlsv3.Secret{{Name: "a.example.com"}}},
+		"two certificates for a name": {Listeners: []*listenerv3.Listener{twoCertificates}},
+		"a default chain":             {Listeners: []*listenerv3.Listener{withDefault}},
+		"other filters":               {Listeners: []*listenerv3.Listener{filters}},
+	} {
+		with, _ := shape.Shape(in, nil, o)
+		if without, _ := shape.Shape(in, nil, all); !bytes.Equal(render(t, with), render(t, without)) {
+			t.Errorf("%s: loaded on demand", what)
+		}
+	}
+	both, _ := shape.Shape(shape.State{Listeners: []*listenerv3.Listener{other, sockets("a.example.com", "c.example.com")}}, nil, o)
+	if got := names(both.Listeners[0]); len(got) != 1 {
+		t.Errorf("the first listener matches %q", got)
+	}
+	if got := names(both.Listeners[1]); len(got) != 2 {
+		t.Errorf("a name means two certificates, and the second listener matches %q", got)
 	}
 }
 
@@ -686,7 +851,7 @@ func FuzzShape(f *testing.F) {
 			}
 		}
 		for _, before := range []*shape.State{nil, &good, &s} {
-			for _, o := range []shape.Options{{}, all} {
+			for _, o := range []shape.Options{{}, all, {SDS: true, Merge: true, OnDemand: &shape.OnDemand{}}} {
 				out, problems := shape.Shape(s, before, o)
 				again, p := shape.Shape(s, before, o)
 				if !bytes.Equal(render(t, out), render(t, again)) || !slices.Equal(p, problems) {
