@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 FUZZTIME ?= 30s
+BUILDAHFLAGS ?=
 BENCHFLAGS ?=
 # A module that is missing must fail at once and not look for a git host.
 export GOPROXY := $(shell go env GOPROXY | sed 's/[,|]direct$$//')
@@ -22,6 +23,19 @@ build: ## bin/certherd, bin/certherd-relay, and bin/kubectl-certherd for `kubect
 	@ln -sf certherd bin/kubectl-certherd
 	@printf '#!/bin/sh\n# kubectl runs this for completion of `kubectl certherd`.\nexec kubectl-certherd __complete "$$@"\n' > bin/kubectl_complete-certherd
 	@chmod +x bin/kubectl_complete-certherd
+
+# Every program in cmd is in the image; the Dockerfile says which one starts.
+IMAGE ?= certherd:devel
+IMAGE_DIR ?= out/image
+BUILDAH ?= buildah
+.PHONY: image-programs
+image-programs:
+	@rm -rf $(IMAGE_DIR) && mkdir -p $(IMAGE_DIR)
+	CGO_ENABLED=0 go build -ldflags '-s -w' -o $(IMAGE_DIR)/ ./cmd/...
+
+.PHONY: image
+image: image-programs ## the container image IMAGE (certherd:devel), by buildah; GOARCH chooses the platform
+	$(BUILDAH) build $(BUILDAHFLAGS) --arch $$(go env GOARCH) --format oci -t $(IMAGE) -f Dockerfile $(IMAGE_DIR)
 
 .PHONY: unit
 unit: ## tests without a cluster, in seconds once built

@@ -88,7 +88,7 @@ func TestAuditWritesNothing(t *testing.T) {
 }
 
 func TestManifestsGiveNoMoreThanList(t *testing.T) {
-	for _, folder := range []string{"../manifests/audit", "../manifests/audit-no-secrets"} {
+	for _, folder := range []string{"../manifests/cli", "../manifests/cli-no-secrets"} {
 		text, err := scenario.Kustomize(folder)
 		if err != nil {
 			t.Fatal(err)
@@ -110,7 +110,7 @@ func TestManifestsGiveNoMoreThanList(t *testing.T) {
 				if !slices.Equal(rule.Verbs, []string{"list"}) {
 					t.Errorf("%s: verbs %v on %v", folder, rule.Verbs, rule.Resources)
 				}
-				if folder == "../manifests/audit-no-secrets" && (slices.Contains(rule.APIGroups, "*") ||
+				if folder == "../manifests/cli-no-secrets" && (slices.Contains(rule.APIGroups, "*") ||
 					slices.Contains(rule.APIGroups, "") && (slices.Contains(rule.Resources, "secrets") || slices.Contains(rule.Resources, "*"))) {
 					t.Errorf("%s: groups %v, resources %v include Secrets", folder, rule.APIGroups, rule.Resources)
 				}
@@ -294,15 +294,15 @@ func inParallel[T any](t *testing.T, items []T, do func(T) error) {
 	}
 }
 
-// TestWithoutSecrets audits under manifests/audit-no-secrets: what needs no
+// TestWithoutSecrets audits under manifests/cli-no-secrets: what needs no
 // Secret is still found, and nothing is called unused.
 func TestWithoutSecrets(t *testing.T) {
 	w := cluster(t)
-	if err := w.cluster.Install(t.Context(), "../manifests/audit-no-secrets"); err != nil {
+	if err := w.cluster.Install(t.Context(), "../manifests/cli-no-secrets"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := w.cluster.Install(context.Background(), "../manifests/audit"); err != nil {
+		if err := w.cluster.Install(context.Background(), "../manifests/cli"); err != nil {
 			t.Error(err)
 		}
 		until(t, "the role to allow Secrets", func() bool { return allowed(t, w, account, "list", "", "secrets", "") })

@@ -26,8 +26,8 @@ import (
 	"github.com/certherd/certherd/report"
 )
 
-// account is the ServiceAccount of manifests/audit.
-const account = "system:serviceaccount:certherd:certherd-audit"
+// account is the ServiceAccount of manifests/cli.
+const account = "system:serviceaccount:certherd:certherd-cli"
 
 // A world is a cluster with a mess, and the means to audit it.
 type world struct {
@@ -86,10 +86,10 @@ var setUp = sync.OnceValues(func() (*world, error) {
 	if w.truth, err = scenario.Mess(ctx, w.admin, stack.Domain, os.Stderr); err != nil {
 		return nil, err
 	}
-	if err := w.cluster.Install(ctx, "../manifests/audit"); err != nil {
+	if err := w.cluster.Install(ctx, "../manifests/cli"); err != nil {
 		return nil, err
 	}
-	return w, w.cluster.ServiceAccount(ctx, w.admin, "certherd", "certherd-audit", w.kubeconfig)
+	return w, w.cluster.ServiceAccount(ctx, w.admin, "certherd", "certherd-cli", w.kubeconfig)
 })
 
 // cluster returns the world that all tests share. None of them changes what

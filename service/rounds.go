@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/controller"
@@ -46,6 +47,7 @@ type keeper struct {
 	collector Collector
 	collects  *configuration // that the collector was made for
 	proposer  *proposal.Proposer
+	unready   string         // why the collector could do nothing, as an Event has told
 }
 
 // longest is the longest wait: clocks are set, and machines sleep.
@@ -109,7 +111,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	if err != nil {
 		return fmt.Errorf("cannot look at the cluster: %w", err)
 	}
-	o := controller.Options{GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
+	o := controller.Options{Namespaces: k.o.Namespaces, GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
 	k.askCAA(ctx, c, snapshot, &o.Consolidate)
 	r, p, err := controller.RunOnce(snapshot, o)
 	result := "success"
@@ -132,6 +134,9 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		}
 		k.last = last
 		k.tellFindings(&r, snapshot)
+		if len(due) > 0 && acts(c.Config) && len(r.Gaps) > 0 {
+			k.log.Warn("nothing is unused, because not everything could be read", zap.Int("gaps", len(r.Gaps)), zap.String("kind", r.Gaps[0].Kind), zap.String("why", r.Gaps[0].Reason))
+		}
 		// What was refused as a whole withdraws nothing: the cluster has not changed.
 		if err == nil && !k.propose(ctx, c, snapshot, o.Consolidate, o.Gate, held) {
 			result = "incomplete"
@@ -159,6 +164,16 @@ func acts(c config.Config) bool {
 	return false
 }
 
+// enforces reports whether any rule acts without being asked.
+func enforces(c config.Config) bool {
+	for _, r := range c.Rules() {
+		if r.Mode == gate.Enforce {
+			return true
+		}
+	}
+	return false
+}
+
 // collect has done what is cleared, and reports whether all of it was. Where
 // nothing is, the Collector ends what a leader before has left half done.
 func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cleared) bool {
@@ -178,6 +193,15 @@ func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cle
 		}
 		k.collector, k.collects = collector, c
 	}
+	if err := k.collector.Ready(ctx); err != nil && (len(cleared.Changes()) > 0 || enforces(c.Config)) {
+		k.log.Error("nothing carried out", zap.Error(err))
+		if text := err.Error(); text != k.unready {
+			k.unready = text
+			k.events.Event(k.ownConfigMap(c), corev1.EventTypeWarning, "NothingCarriedOut", cut("The configuration allows changes, and none is made: "+text, 1000))
+		}
+		return false
+	}
+	k.unready = ""
 	all := true
 	for _, x := range k.collector.Collect(ctx, cleared) {
 		result := strings.ReplaceAll(x.Result, " ", "_")

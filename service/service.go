@@ -39,6 +39,9 @@ type Outcome struct {
 
 // Collector carries out what the gate has cleared.
 type Collector interface {
+	// Ready says what keeps it from carrying out anything at all, such as rights
+	// that the account lacks, nil if nothing does.
+	Ready(ctx context.Context) error
 	Collect(ctx context.Context, cleared gate.Cleared) []Outcome
 }
 
@@ -55,6 +58,9 @@ type Options struct {
 	Listen string
 	// Pprof adds /debug/pprof, for callers from the Pod itself.
 	Pprof bool
+	// Namespaces narrow what is reported and carried out, not what is looked at.
+	// Empty means all.
+	Namespaces []string
 	// Look takes a Snapshot of the whole cluster.
 	Look func(context.Context) (*inventory.Snapshot, error)
 	// Collector makes the Collector for a term under a configuration. cluster

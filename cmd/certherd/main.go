@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	_ "golang.org/x/crypto/x509roots/fallback" // an image from scratch has no roots of its own
 )
 
 // The exit codes, as docs/report.md lists them.

@@ -42,12 +42,18 @@ func runCommand() *cobra.Command {
 carries out what the configuration allows; without a configuration it only reports. Of several
 replicas one leads, and only it writes. See docs/running.md.
 
+With --namespaces it reports on those alone, and where it may not list the whole cluster, it reads
+them alone. As what it cannot see may refer to a Secret, it then calls nothing unused.
+
 It ends on SIGTERM: what was being carried out ends at its next step, and another replica takes over.`,
 		Example: `  # In a Pod: the namespace and the name come from POD_NAMESPACE and POD_NAME
   certherd run
 
   # From a workstation, against the cluster of the kubeconfig
   certherd run --namespace certherd --listen 127.0.0.1:8080
+
+  # With Roles in two namespaces only
+  certherd run --namespaces team-a,team-b
 
   # What it says
   curl -s http://127.0.0.1:8080/report.json
@@ -61,6 +67,7 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 	names.ContextOverrideFlags.Namespace.ShortName = "n"
 	names.ContextOverrideFlags.Namespace.Description = "namespace of certherd itself (default: POD_NAMESPACE, else that of the Pod's service account)"
 	clientcmd.BindOverrideFlags(&s.overrides, f, names)
+	f.StringSliceVar(&o.Namespaces, "namespaces", nil, "namespaces to report on, and to read where the whole cluster may not be listed (default: all)")
 	f.StringVar(&o.ConfigMap, "config-map", o.ConfigMap, "ConfigMap with the configuration, in the namespace of certherd")
 	f.StringVar(&o.Report, "report-config-map", o.Report, "ConfigMap that the newest report is kept in")
 	f.StringVar(&o.Leader.Name, "lease", "certherd", "Lease that the replicas elect their leader with")
@@ -100,9 +107,9 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 			debug.SetGCPercent(live.GCPercent)
 		}
 		o.Version, o.Rules = version(), reportOptions(nil).Rules
-		o.Look = lookAt(o.Cluster)
+		o.Look = lookAt(o.Cluster, o.Namespaces)
 		o.Collector = func(cluster *rest.Config, c config.Config) (service.Collector, error) {
-			return newCollector(cluster, o.Namespace, o.Look, c)
+			return newCollector(cluster, o, c)
 		}
 		x, err := service.New(o)
 		if err != nil {
@@ -141,19 +148,24 @@ func newLog(level zap.AtomicLevel) (*zap.Logger, error) {
 	return log.Named("certherd"), nil
 }
 
-func lookAt(cluster *rest.Config) func(context.Context) (*inventory.Snapshot, error) {
+func lookAt(cluster *rest.Config, namespaces []string) func(context.Context) (*inventory.Snapshot, error) {
 	return func(ctx context.Context) (*inventory.Snapshot, error) {
-		snapshot, _, err := live.Look(ctx, cluster, live.Options{Proof: true, Now: time.Now})
+		snapshot, _, err := live.Look(ctx, cluster, live.Options{Namespaces: namespaces, Proof: true, Now: time.Now})
 		return snapshot, err
 	}
 }
 
 // collector is the Applier of a term.
-type collector struct{ *apply.Applier }
+type collector struct {
+	*apply.Applier
+	cluster    *rest.Config
+	namespaces []string
+	ready      bool
+}
 
-func newCollector(cluster *rest.Config, namespace string, look func(context.Context) (*inventory.Snapshot, error), c config.Config) (service.Collector, error) {
+func newCollector(cluster *rest.Config, s service.Options, c config.Config) (service.Collector, error) {
 	o := apply.Defaults()
-	o.Namespace, o.Look, o.Before = namespace, look, leader.Check
+	o.Namespace, o.Look, o.Before = s.Namespace, s.Look, leader.Check
 	o.Grace, o.ExpiredGrace = time.Duration(c.GC.GracePeriod), time.Duration(c.GC.ExpiredGracePeriod)
 	// A grace period that never ends must not keep the journal full for ever.
 	o.Keep = min(max(o.Keep, o.Grace), 90*24*time.Hour)
@@ -162,10 +174,42 @@ func newCollector(cluster *rest.Config, namespace string, look func(context.Cont
 	if err != nil {
 		return nil, err
 	}
-	return collector{a}, nil
+	return &collector{Applier: a, cluster: cluster, namespaces: s.Namespaces}, nil
 }
 
-func (c collector) Collect(ctx context.Context, cleared gate.Cleared) []service.Outcome {
+// Ready asks for rights until it has them all: what is taken away later, each
+// step finds out.
+func (c *collector) Ready(ctx context.Context) error {
+	if c.ready {
+		return nil
+	}
+	namespaces := c.namespaces
+	if len(namespaces) == 0 {
+		namespaces = []string{""}
+	}
+	for _, ns := range namespaces {
+		missing, err := apply.Missing(ctx, c.cluster, ns)
+		if err != nil {
+			return err
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		where := "in all namespaces"
+		if ns != "" {
+			where = "in namespace " + ns
+		}
+		var what []string
+		for _, r := range missing {
+			what = append(what, r.String())
+		}
+		return fmt.Errorf("the account of certherd lacks the right %s to %s; grant it, as manifests/enforce does, or set every rule to mode: audit", where, strings.Join(what, ", "))
+	}
+	c.ready = true
+	return nil
+}
+
+func (c *collector) Collect(ctx context.Context, cleared gate.Cleared) []service.Outcome {
 	var out []service.Outcome
 	for _, x := range c.Run(ctx, cleared) {
 		out = append(out, service.Outcome{Action: x.Action(), Object: x.Object(), Result: string(x.Status), Why: x.Why})

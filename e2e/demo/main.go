@@ -29,7 +29,7 @@ func main() {
 	d := demo{out: os.Stdout, progress: os.Stderr}
 	flag.StringVar(&d.certherd, "certherd", "bin/certherd", "the program to show")
 	flag.StringVar(&d.dir, "out", "out/demo", "folder for the reports and the cluster's state")
-	flag.StringVar(&d.manifests, "manifests", "manifests/audit", "kustomize folder with the account that the audit runs as")
+	flag.StringVar(&d.manifests, "manifests", "manifests/cli", "kustomize folder with the account that the audit runs as")
 	flag.BoolVar(&d.keep, "keep", false, "leave the cluster running, and use it again next time")
 	flag.BoolVar(&d.end, "end", false, "end a cluster that was left running")
 	flag.Parse()
@@ -131,7 +131,7 @@ func (d *demo) account(ctx context.Context, s *stack.Stack) (string, error) {
 		return "", err
 	}
 	path := d.path("kubeconfig")
-	return path, cluster.ServiceAccount(ctx, config, "certherd", "certherd-audit", path)
+	return path, cluster.ServiceAccount(ctx, config, "certherd", "certherd-cli", path)
 }
 
 // audit runs certherd in each form that is worth showing. What is minutes old
