@@ -70,8 +70,8 @@ func newSite(t *testing.T) *site {
 	build.Stdout, build.Stderr = os.Stderr, os.Stderr
 	s.must(build.Run())
 	var err error
-	// A new API server streams what a watch begins with; one before 1.34 has to be
-	// asked for a list, which is a right of its own.
+	// An API server with the feature WatchList streams what a watch begins with; one
+	// without it has to be asked for a list, which is a right of its own.
 	s.stack, err = stack.Start(t.Context(), stack.Options{Level: stack.ControlPlane, Out: os.Stderr, ExtraAPIServerArgs: []string{"--feature-gates=WatchList=false"}})
 	s.must(err)
 	t.Cleanup(func() {
