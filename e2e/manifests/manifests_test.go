@@ -39,7 +39,7 @@ import (
 )
 
 // folders are those of manifests/ that one applies.
-var folders = []string{"audit", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "example"}
+var folders = []string{"audit", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "example"}
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
