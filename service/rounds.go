@@ -47,7 +47,7 @@ type keeper struct {
 	collector Collector
 	collects  *configuration // that the collector was made for
 	proposer  *proposal.Proposer
-	unready   string         // why the collector could do nothing, as an Event has told
+	unready   string // why the collector could do nothing, as an Event has told
 }
 
 // longest is the longest wait: clocks are set, and machines sleep.
