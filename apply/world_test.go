@@ -285,6 +285,11 @@ func (w *world) decide() (gate.Cleared, error) {
 	if len(s.Gaps) > 0 {
 		return gate.Cleared{}, fmt.Errorf("gaps: %v", s.Gaps)
 	}
+	return w.clear(s)
+}
+
+// clear plans for the world's namespace with a look, and clears everything.
+func (w *world) clear(s *inventory.Snapshot) (gate.Cleared, error) {
 	p := plan.New(s, gc.Checks(gc.Options{}))
 	if err := p.Verify(s); err != nil {
 		return gate.Cleared{}, err

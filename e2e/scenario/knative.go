@@ -196,6 +196,12 @@ func (c *Cluster) MoveToWildcard(ctx context.Context, namespace, name, domain st
 	if err := c.patch(ctx, kCertificates, namespace, name, fmt.Sprintf(`{"metadata":{"labels":{"networking.knative.dev/wildcardDomain":%q}}}`, domain)); err != nil {
 		return err
 	}
+	return c.Adopt(ctx, namespace, name)
+}
+
+// Adopt lets the Routes of a namespace take a wildcard that is Ready, named by its
+// Secret, and waits until the gateway serves all their hosts with it.
+func (c *Cluster) Adopt(ctx context.Context, namespace, secret string) error {
 	var touched time.Time
 	if err := c.await(ctx, "the Routes of "+namespace+" to adopt the wildcard", func(ctx context.Context) error {
 		if time.Since(touched) > 5*time.Second {
@@ -209,8 +215,8 @@ func (c *Cluster) MoveToWildcard(ctx context.Context, namespace, name, domain st
 			return err
 		}
 		moved := 0
-		for _, secret := range hosts {
-			if secret == name {
+		for _, its := range hosts {
+			if its == secret {
 				moved++
 			}
 		}

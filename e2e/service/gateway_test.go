@@ -1,0 +1,114 @@
+package service_test
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// poller makes TLS handshakes with the gateway for hosts all the time, one after
+// the other, and verifies chain and name.
+type poller struct {
+	s     *site
+	roots *x509.CertPool
+
+	mu       sync.Mutex
+	hosts    []string
+	tries    map[string]int
+	failures []string
+
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// poll begins to poll hosts. pause is that after each handshake.
+func (s *site) poll(pause time.Duration, hosts ...string) *poller {
+	s.Helper()
+	secret, err := s.cluster.Typed.CoreV1().Secrets("cert-manager").Get(s.Context(), "stack-ca", metav1.GetOptions{})
+	s.must(err)
+	p := &poller{s: s, roots: x509.NewCertPool(), hosts: hosts, tries: map[string]int{}}
+	if !p.roots.AppendCertsFromPEM(secret.Data["ca.crt"]) {
+		s.Fatal("the stack's CA has no certificate")
+	}
+	ctx, cancel := context.WithCancel(s.Context())
+	p.cancel = cancel
+	const clients = 2
+	for i := range clients {
+		p.done.Go(func() {
+			for n := i; ctx.Err() == nil; n += clients {
+				host := p.hosts[n%len(p.hosts)]
+				err := p.shake(ctx, host)
+				if ctx.Err() != nil {
+					return
+				}
+				p.mu.Lock()
+				p.tries[host]++
+				if err != nil {
+					p.failures = append(p.failures, fmt.Sprintf("%s %s: %v", time.Now().UTC().Format("15:04:05.000"), host, err))
+				}
+				p.mu.Unlock()
+				time.Sleep(pause)
+			}
+		})
+	}
+	s.Cleanup(func() { cancel(); p.done.Wait() })
+	return p
+}
+
+func (p *poller) shake(ctx context.Context, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	plain, err := new(net.Dialer).DialContext(ctx, "tcp", p.s.stack.GatewayTLS)
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	return tls.Client(plain, &tls.Config{ServerName: host, RootCAs: p.roots}).HandshakeContext(ctx)
+}
+
+// everywhere waits until each host has been polled so many times more.
+func (p *poller) everywhere(times int) {
+	p.s.Helper()
+	least := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		n := p.tries[p.hosts[0]]
+		for _, host := range p.hosts {
+			n = min(n, p.tries[host])
+		}
+		return n
+	}
+	want := least() + times
+	p.s.await("every host to be polled", func() bool { return least() >= want })
+}
+
+// end stops polling, and fails the test for each handshake that did not succeed.
+func (p *poller) end() {
+	p.s.Helper()
+	p.cancel()
+	p.done.Wait()
+	total, least := 0, p.tries[p.hosts[0]]
+	for _, host := range p.hosts {
+		total += p.tries[host]
+		least = min(least, p.tries[host])
+	}
+	p.s.Logf("%d handshakes with %d hosts, %d at least with each; %d failed", total, len(p.hosts), least, len(p.failures))
+	if least == 0 {
+		p.s.Error("some host was never polled")
+	}
+	for i, f := range p.failures {
+		if i == 20 {
+			break
+		}
+		p.s.Error("handshake: ", f)
+	}
+	if len(p.failures) > 0 {
+		p.s.Errorf("%d handshakes failed", len(p.failures))
+	}
+}

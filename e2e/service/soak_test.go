@@ -1,0 +1,536 @@
+package service_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/plan"
+)
+
+var (
+	soak   = flag.Duration("soak", 60*time.Second, "how long TestSoak goes on")
+	change = flag.Duration("change", 10*time.Second, "how often another replica is made the leader in TestSoak")
+	pace   = flag.Duration("pace", time.Second, "how often TestSoak makes or deletes something")
+	seed   = flag.Int64("seed", 1, "of what TestSoak does by chance")
+)
+
+// What a soak is made of.
+var (
+	soakSpaces = []string{"soak-a", "soak-b"}
+	ingresses  = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}
+)
+
+const (
+	soakHome  = "soak-certherd"
+	anchors   = 3 // services that stay, and are polled
+	atRest    = 6 // services beside them while something is measured
+	mostAlive = 12
+	pairs     = 4 // Ingresses with a Certificate each
+)
+
+const soakService = `
+apiVersion: serving.knative.dev/v1
+kind: Service
+metadata: {name: {{.Name}}, namespace: {{.Namespace}} }
+spec: {template: {spec: {containers: [{image: dev.local/app}]}}}
+`
+
+const soakPair = `
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: {{.Name}}, namespace: {{.Namespace}} }
+spec: {tls: [{hosts: [{{.Name}}.{{.Namespace}}.test], secretName: {{.Name}}-tls}], defaultBackend: {service: {name: x, port: {number: 80}}}}
+---
+apiVersion: cert-manager.io/v1
+kind: Certificate
+metadata: {name: {{.Name}}-tls, namespace: {{.Namespace}} }
+spec: {secretName: {{.Name}}-tls, dnsNames: [{{.Name}}.{{.Namespace}}.test], issuerRef: {name: ca, kind: ClusterIssuer}}
+`
+
+type object struct{ Namespace, Name string }
+
+func (o object) String() string { return o.Namespace + "/" + o.Name }
+
+// span is a time for which something needs a Secret. A zero until is not over.
+type span struct{ from, until time.Time }
+
+// books are an account of which Secret is needed, and why, kept from what the
+// test itself does, and not from what certherd sees.
+type books struct {
+	s   *site
+	rnd *rand.Rand
+
+	mu sync.Mutex
+	// services that live, with their Secrets once these are known. A service
+	// that was deleted is in there no more.
+	services map[object]string
+	fixed    map[object]bool // services that are never deleted
+	// secrets are all that a service has ever had, with the time when that was
+	// deleted; zero while it lives.
+	secrets map[object]time.Time
+	// pairs are the Ingresses, with the times for which they were there.
+	pairs                          map[object][]span
+	made, deleted, toggled, serial int
+}
+
+// keep does something with the cluster until it succeeds, or the context ends:
+// the API server may be gone for a moment.
+func keep(ctx context.Context, do func() error) {
+	for do() != nil && ctx.Err() == nil {
+		time.Sleep(200 * time.Millisecond)
+	}
+}
+
+// create makes a service, of which nothing may be taken from now on.
+func (b *books) create(ctx context.Context, fixed bool) {
+	b.mu.Lock()
+	b.serial++
+	// Names come again, as those of people's services do.
+	x := object{soakSpaces[b.rnd.Intn(len(soakSpaces))], fmt.Sprintf("svc-%02d", b.serial%30)}
+	_, lives := b.services[x]
+	if !lives {
+		b.services[x] = ""
+		b.fixed[x] = fixed
+		b.made++
+	}
+	b.mu.Unlock()
+	if !lives {
+		keep(ctx, func() error { return b.s.cluster.Apply(ctx, soakService, x) })
+	}
+}
+
+// learn notes the Secrets of services, once they are served with them.
+func (b *books) learn(ctx context.Context) error {
+	for _, ns := range soakSpaces {
+		list, err := b.s.cluster.Dynamic.Resource(kIngresses).Namespace(ns).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		b.mu.Lock()
+		for i := range list.Items {
+			x := object{ns, list.Items[i].GetName()}
+			tls, _, _ := unstructured.NestedSlice(list.Items[i].Object, "spec", "tls")
+			if len(tls) == 0 {
+				continue
+			}
+			name, _ := tls[0].(map[string]any)["secretName"].(string)
+			secret := object{ns, name}
+			// That of an earlier service of the same name is in there already.
+			if _, known := b.secrets[secret]; !known {
+				if has, lives := b.services[x]; lives && has == "" {
+					b.services[x], b.secrets[secret] = name, time.Time{}
+				}
+			}
+		}
+		b.mu.Unlock()
+	}
+	return nil
+}
+
+// doom deletes a service that is served, and reports whether there was one.
+func (b *books) doom(ctx context.Context) bool {
+	b.mu.Lock()
+	var served []object
+	for x, secret := range b.services {
+		if secret != "" && !b.fixed[x] {
+			served = append(served, x)
+		}
+	}
+	if len(served) == 0 {
+		b.mu.Unlock()
+		return false
+	}
+	slices.SortFunc(served, func(x, y object) int { return strings.Compare(x.String(), y.String()) })
+	x := served[b.rnd.Intn(len(served))]
+	b.secrets[object{x.Namespace, b.services[x]}] = time.Now()
+	b.deleted++
+	b.mu.Unlock()
+	background := metav1.DeletePropagationBackground
+	keep(ctx, func() error {
+		err := b.s.cluster.Dynamic.Resource(services).Namespace(x.Namespace).Delete(ctx, x.Name, metav1.DeleteOptions{PropagationPolicy: &background})
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	// Its name is free once it is gone.
+	keep(ctx, func() error {
+		_, err := b.s.cluster.Dynamic.Resource(kIngresses).Namespace(x.Namespace).Get(ctx, x.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("it is still there: %w", err)
+	})
+	b.mu.Lock()
+	delete(b.services, x)
+	b.mu.Unlock()
+	return true
+}
+
+// toggle makes an Ingress that uses a Certificate's Secret, or deletes it, so that
+// the Certificate is an orphan.
+func (b *books) toggle(ctx context.Context, x object, on bool) {
+	b.mu.Lock()
+	spans := b.pairs[x]
+	is := len(spans) > 0 && spans[len(spans)-1].until.IsZero()
+	if on == is {
+		b.mu.Unlock()
+		if on { // what was taken in the moment in which it came to be is made again
+			keep(ctx, func() error { return b.s.cluster.Apply(ctx, soakPair, x) })
+		}
+		return
+	}
+	b.toggled++
+	if !on {
+		spans[len(spans)-1].until = time.Now()
+	}
+	b.mu.Unlock()
+	if on {
+		keep(ctx, func() error { return b.s.cluster.Apply(ctx, soakPair, x) })
+		b.mu.Lock()
+		b.pairs[x] = append(b.pairs[x], span{from: time.Now()})
+		b.mu.Unlock()
+		return
+	}
+	keep(ctx, func() error {
+		err := b.s.cluster.Dynamic.Resource(ingresses).Namespace(x.Namespace).Delete(ctx, x.Name, metav1.DeleteOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+func pair(i int) object { return object{soakSpaces[i%len(soakSpaces)], fmt.Sprintf("pair-%d", i)} }
+
+// churn changes something at random, again and again.
+func (b *books) churn(ctx context.Context) {
+	for tick := time.NewTicker(*pace); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if b.learn(ctx) != nil {
+			continue
+		}
+		b.mu.Lock()
+		alive, dice, which, on := len(b.services)-anchors, b.rnd.Intn(10), b.rnd.Intn(pairs), b.rnd.Intn(2) == 0
+		b.mu.Unlock()
+		switch {
+		case dice < 2:
+			b.toggle(ctx, pair(which), on)
+		case alive < 2 || dice < 6 && alive < mostAlive:
+			b.create(ctx, false)
+		default:
+			b.doom(ctx)
+		}
+	}
+}
+
+// rest brings about the state in which things are measured: so many services, all
+// Ingresses, no garbage.
+func (b *books) rest() {
+	s := b.s
+	s.Helper()
+	ctx := s.Context()
+	alive := func() (n, served int) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, secret := range b.services {
+			if secret != "" {
+				served++
+			}
+		}
+		return len(b.services), served
+	}
+	for i := range pairs {
+		b.toggle(ctx, pair(i), true)
+	}
+	for n, _ := alive(); n < anchors+atRest; n, _ = alive() {
+		b.create(ctx, false)
+	}
+	s.await("the services to be served", func() bool {
+		keep(ctx, func() error { return b.learn(ctx) })
+		n, served := alive()
+		if served > anchors+atRest {
+			b.doom(ctx)
+		}
+		return n == served && n == anchors+atRest
+	})
+	left, missing := map[string]bool{}, map[string]bool{}
+	defer func() {
+		if s.Failed() {
+			s.Logf("left %v, missing %v", left, missing)
+		}
+	}()
+	s.await("exactly what is needed to be left", func() bool {
+		for i := range pairs {
+			b.toggle(ctx, pair(i), true)
+		}
+		clear(left)
+		clear(missing)
+		for _, ns := range soakSpaces {
+			list, err := s.cluster.Typed.CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return false
+			}
+			for i := range list.Items {
+				left[ns+"/"+list.Items[i].Name] = true
+				if list.Items[i].Annotations[plan.RetiredAt] != "" {
+					return false // a round will take the mark back, or it is garbage
+				}
+			}
+		}
+		for name := range b.needed() {
+			if !left[name] {
+				missing[name] = true
+			}
+			delete(left, name)
+		}
+		return len(left)+len(missing) == 0
+	})
+}
+
+// needed are the Secrets that are needed now, as namespace/name.
+func (b *books) needed() map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := map[string]bool{}
+	for x, secret := range b.services {
+		if secret != "" {
+			out[x.Namespace+"/"+secret] = true
+		}
+	}
+	for x, spans := range b.pairs {
+		if spans[len(spans)-1].until.IsZero() {
+			out[x.String()+"-tls"] = true
+		}
+	}
+	return out
+}
+
+// check holds what certherd wrote against the books.
+func (b *books) check(writes []write, looks map[string][]time.Time) {
+	s := b.s
+	s.Helper()
+	taken := map[string]int{}
+	for _, w := range writes {
+		if s.own(w) {
+			continue
+		}
+		secret := object{w.namespace, w.name}
+		taken[w.verb+" "+w.resource]++
+		if until, ok := b.secrets[secret]; ok {
+			if until.IsZero() || w.at.Before(until) {
+				s.Errorf("%s, and the service that needs it was deleted at %v", w, until)
+			}
+			continue
+		}
+		spans, ok := b.pairs[object{w.namespace, strings.TrimSuffix(w.name, "-tls")}]
+		if !ok {
+			s.Errorf("%s, which is nothing of ours", w)
+			continue
+		}
+		if w.verb == "patch" {
+			continue // of a mark, or of the end of one
+		}
+		// What it had to know is what was there when its last look began.
+		i, _ := slices.BinarySearchFunc(looks[w.by], w.at, time.Time.Compare)
+		if i == 0 {
+			s.Errorf("%s, without any look", w)
+			continue
+		}
+		look := looks[w.by][i-1]
+		for _, x := range spans {
+			if x.from.Before(look) && (x.until.IsZero() || x.until.After(w.at)) {
+				s.Errorf("%s after a look at %s, and the Ingress was there since %s", w, look.Format("15:04:05.000"), x.from.UTC().Format("15:04:05.000"))
+			}
+		}
+	}
+	s.Logf("certherd has done: %v", taken)
+	for _, what := range []string{"patch secrets", "delete secrets", "delete certificates.cert-manager.io"} {
+		if taken[what] == 0 {
+			s.Errorf("nothing of this kind was done: %s", what)
+		}
+	}
+}
+
+// usage is what a process needs at rest.
+type usage struct {
+	heapMiB, residentMiB float64
+	goroutines           float64
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("heap %.1f MiB, resident %.1f MiB, %g goroutines", u.heapMiB, u.residentMiB, u.goroutines)
+}
+
+func (r *replica) usage() usage {
+	r.s.Helper()
+	for range 2 { // the second collects what the first has freed
+		if code, text := r.get("/debug/pprof/heap?gc=1"); code != 200 {
+			r.s.Fatalf("no heap profile of %s: %d %s", r.name, code, text)
+		}
+	}
+	return usage{r.metric("go_memstats_heap_inuse_bytes") / (1 << 20), r.metric("process_resident_memory_bytes") / (1 << 20), r.metric("go_goroutines")}
+}
+
+// TestSoak makes and deletes things at random, and has the leader change all the
+// time, in every way in which it can: killed, ended, stopped and gone on, cut off;
+// and in between the API server fails.
+func TestSoak(t *testing.T) {
+	s := newSite(t, soakHome)
+	ctx := t.Context()
+	s.must(s.cluster.Namespaces(ctx, soakSpaces...))
+	b := &books{s: s, rnd: rand.New(rand.NewSource(*seed)), services: map[object]string{}, fixed: map[object]bool{}, secrets: map[object]time.Time{}, pairs: map[object][]span{}}
+	for range anchors {
+		b.create(ctx, true)
+	}
+	s.configure(enforcing("5s", "5s"))
+
+	// Two replicas last, so that what they need can be compared. The third is ended
+	// whenever it leads.
+	proxies := map[*replica]*proxy{}
+	begin := func(name string) *replica {
+		p := s.proxy()
+		r := s.start(name, p.URL)
+		proxies[r] = p
+		return r
+	}
+	lasting := []*replica{begin("soak-0"), begin("soak-1")}
+	mortal, serial := begin("soak-2"), 2
+	b.rest()
+	var hosts []string
+	for x := range b.fixed {
+		if b.fixed[x] {
+			hosts = append(hosts, x.Name+"."+x.Namespace+"."+stack.Domain)
+		}
+	}
+	polled := s.poll(100*time.Millisecond, hosts...)
+
+	measure := func() []usage {
+		t.Helper()
+		for _, p := range proxies {
+			p.fail(nil)
+		}
+		b.rest()
+		var out []usage
+		for _, r := range lasting {
+			r.rounds(2)
+			out = append(out, r.usage())
+			t.Logf("%s (leads: %v): %v", r.name, r.leads(), out[len(out)-1])
+		}
+		return out
+	}
+	first := measure()
+
+	changes := 0
+	anew := func() {
+		serial++
+		mortal = begin(fmt.Sprintf("soak-%d", serial))
+	}
+	changeLeader := func() {
+		t.Helper()
+		changes++
+		all := append(slices.Clone(lasting), mortal)
+		old := s.leader(all...)
+		rest := slices.DeleteFunc(all, func(r *replica) bool { return r == old })
+		how := ""
+		switch {
+		case old == mortal && changes%2 == 0:
+			how = "killed"
+			old.kill()
+			s.leader(rest...)
+			anew()
+		case old == mortal:
+			how = "ended"
+			old.signal(syscall.SIGTERM)
+			s.leader(rest...)
+			s.await("its end", old.ends)
+			anew()
+		case changes%2 == 0:
+			how = "stopped"
+			old.signal(syscall.SIGSTOP)
+			s.leader(rest...)
+			old.signal(syscall.SIGCONT)
+		default:
+			how = "cut off"
+			proxies[old].cut()
+			s.leader(rest...)
+			proxies[old].fail(nil)
+		}
+		t.Logf("%s: %s was %s", time.Now().UTC().Format(time.TimeOnly), old.name, how)
+	}
+
+	const parts = 3 // after each of which things are measured
+	var last []usage
+	for part := range parts {
+		churning, end := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); b.churn(churning) }()
+		for until := time.Now().Add(*soak / parts); time.Now().Before(until); {
+			next := time.Now().Add(*change)
+			changeLeader()
+			switch changes % 4 {
+			case 1:
+				for r, p := range proxies {
+					p.fail(storm(*seed + int64(changes) + int64(len(r.name))))
+				}
+			case 2:
+				for _, p := range proxies {
+					p.fail(nil)
+				}
+			case 3:
+				s.must(s.stack.Signal("kube-apiserver", syscall.SIGKILL))
+			}
+			time.Sleep(time.Until(next))
+		}
+		end()
+		<-done
+		last = measure()
+		if part == 0 && *soak > 10*time.Minute {
+			first = last // caches are full, and pools have their size
+		}
+	}
+	polled.end()
+	t.Logf("%d services made, %d deleted, %d Ingresses made or deleted; %d changes of the leader", b.made, b.deleted, b.toggled, changes)
+
+	users := []string{}
+	for _, r := range s.replicas {
+		users = append(users, r.name)
+	}
+	writes, looks := s.audit(users...)
+	b.check(writes, looks)
+	s.onlyTheHolderWrites(writes)
+	faults := map[fault]int{}
+	for _, p := range proxies {
+		for f, n := range p.faults {
+			faults[f] += n
+		}
+	}
+	t.Logf("requests and faults: %v", faults)
+	for i, r := range lasting {
+		if last[i].heapMiB > 1.3*first[i].heapMiB+8 {
+			t.Errorf("%s: the heap has grown from %v to %v", r.name, first[i], last[i])
+		}
+		if last[i].goroutines > first[i].goroutines+20 {
+			t.Errorf("%s: goroutines have grown from %v to %v", r.name, first[i], last[i])
+		}
+	}
+	s.drop(soakSpaces...)
+}
