@@ -347,13 +347,26 @@ func (r *round) outcomes() []Outcome {
 
 // refuse ends the changes that cannot be carried out as a whole: none of their
 // steps is begun.
+//
+// What an earlier round has intended and nobody could find out about by now is
+// one of them: two intents for the same thing would both be taken for carried out.
 func (r *round) refuse() {
+	open := map[inventory.Ref]bool{}
+	for _, e := range r.journal.all() {
+		if e.State == Intended {
+			open[e.Object.Ref()] = true
+		}
+	}
 	for _, p := range r.changes {
 		if len(p.change.Steps) == 0 {
 			p.ended = true
 			continue
 		}
 		for _, st := range p.change.Steps {
+			if open[st.Object] {
+				r.note(p, Later, fmt.Sprintf("what an earlier round has done with %s is not known yet, as it could not be read", st.Object))
+				break
+			}
 			if why := unsupported(st); why != "" {
 				r.note(p, NotCarriedOut, why)
 				break

@@ -92,7 +92,8 @@ func (s *site) proxy() *proxy {
 			}
 			panic(http.ErrAbortHandler)
 		case lost:
-			pass.ServeHTTP(discard{http.Header{}}, r)
+			// It takes place even if the client has gone.
+			pass.ServeHTTP(discard{http.Header{}}, r.WithContext(context.WithoutCancel(r.Context())))
 			panic(http.ErrAbortHandler)
 		case half:
 			pass.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), halfKey{}, true)))

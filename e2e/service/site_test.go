@@ -146,11 +146,14 @@ func (s *site) configure(text string) {
 		return
 	}
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: config.ConfigMapName}, Data: map[string]string{config.ConfigMapKey: text}}
-	_, err := maps.Update(s.Context(), cm, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = maps.Create(s.Context(), cm, metav1.CreateOptions{})
-	}
-	s.must(err)
+	var err error
+	s.await("the configuration to be stored", func() bool { // the API server may be gone for a moment
+		_, err = maps.Update(s.Context(), cm, metav1.UpdateOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = maps.Create(s.Context(), cm, metav1.CreateOptions{})
+		}
+		return err == nil
+	})
 }
 
 // replica is a running `certherd run`.
@@ -332,11 +335,18 @@ func (w write) String() string {
 // each look.
 func (s *site) audit(users ...string) (writes []write, looks map[string][]time.Time) {
 	s.Helper()
-	f, err := os.Open(s.stack.AuditLog)
+	// A log that has become long is put aside as audit-TIME.log.
+	files, err := filepath.Glob(strings.TrimSuffix(s.stack.AuditLog, ".log") + "*.log")
 	s.must(err)
-	defer f.Close()
+	var content []io.Reader
+	for _, file := range files {
+		f, err := os.Open(file)
+		s.must(err)
+		defer f.Close()
+		content = append(content, f)
+	}
 	looks = map[string][]time.Time{}
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(io.MultiReader(content...))
 	lines.Buffer(nil, 4<<20)
 	for lines.Scan() {
 		var e struct {

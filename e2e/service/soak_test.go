@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ var (
 	soak   = flag.Duration("soak", 60*time.Second, "how long TestSoak goes on")
 	change = flag.Duration("change", 10*time.Second, "how often another replica is made the leader in TestSoak")
 	pace   = flag.Duration("pace", time.Second, "how often TestSoak makes or deletes something")
+	long   = flag.Bool("long", false, "also run the tests that take many minutes")
 	seed   = flag.Int64("seed", 1, "of what TestSoak does by chance")
 )
 
@@ -364,7 +366,7 @@ func (b *books) check(writes []write, looks map[string][]time.Time) {
 	}
 	s.Logf("certherd has done: %v", taken)
 	for _, what := range []string{"patch secrets", "delete secrets", "delete certificates.cert-manager.io"} {
-		if taken[what] == 0 {
+		if taken[what] == 0 && (*long || what != "delete certificates.cert-manager.io") { // which takes a round in the right moment
 			s.Errorf("nothing of this kind was done: %s", what)
 		}
 	}
@@ -390,6 +392,29 @@ func (r *replica) usage() usage {
 	return usage{r.metric("go_memstats_heap_inuse_bytes") / (1 << 20), r.metric("process_resident_memory_bytes") / (1 << 20), r.metric("go_goroutines")}
 }
 
+// killAtWrite kills a replica as soon as it writes anything but its Lease: before
+// the API server has it, or after. One that writes nothing is killed after a
+// while.
+func (b *books) killAtWrite(r *replica, p *proxy, after bool) {
+	writes := make(chan struct{})
+	var once sync.Once
+	p.fail(func(q *http.Request) fault {
+		if q.Method == http.MethodGet || strings.Contains(q.URL.Path, "/leases") {
+			return none
+		}
+		once.Do(func() { close(writes) })
+		if after {
+			return lost
+		}
+		return refused
+	})
+	select {
+	case <-writes:
+	case <-time.After(15 * time.Second):
+	}
+	r.kill()
+}
+
 // TestSoak makes and deletes things at random, and has the leader change all the
 // time, in every way in which it can: killed, ended, stopped and gone on, cut off;
 // and in between the API server fails.
@@ -401,7 +426,7 @@ func TestSoak(t *testing.T) {
 	for range anchors {
 		b.create(ctx, true)
 	}
-	s.configure(enforcing("5s", "5s"))
+	s.configure(enforcing("10s", "5s"))
 
 	// Two replicas last, so that what they need can be compared. The third is ended
 	// whenever it leads.
@@ -428,10 +453,14 @@ func TestSoak(t *testing.T) {
 		for _, p := range proxies {
 			p.fail(nil)
 		}
+		s.configure(enforcing("10s", "5s"))
 		b.rest()
 		var out []usage
 		for _, r := range lasting {
 			r.rounds(2)
+			// How many idle connections are kept is chance, and each has two goroutines.
+			proxies[r].CloseClientConnections()
+			time.Sleep(time.Second)
 			out = append(out, r.usage())
 			t.Logf("%s (leads: %v): %v", r.name, r.leads(), out[len(out)-1])
 		}
@@ -453,8 +482,8 @@ func TestSoak(t *testing.T) {
 		how := ""
 		switch {
 		case old == mortal && changes%2 == 0:
-			how = "killed"
-			old.kill()
+			how = "killed in the middle of a write"
+			b.killAtWrite(old, proxies[old], changes%4 == 0)
 			s.leader(rest...)
 			anew()
 		case old == mortal:
@@ -477,16 +506,21 @@ func TestSoak(t *testing.T) {
 		t.Logf("%s: %s was %s", time.Now().UTC().Format(time.TimeOnly), old.name, how)
 	}
 
-	const parts = 3 // after each of which things are measured
+	parts := 1 // after each of which things are measured
+	if *soak > 10*time.Minute {
+		parts = 6
+	}
 	var last []usage
 	for part := range parts {
 		churning, end := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() { defer close(done); b.churn(churning) }()
-		for until := time.Now().Add(*soak / parts); time.Now().Before(until); {
+		for until := time.Now().Add(*soak / time.Duration(parts)); time.Now().Before(until); {
 			next := time.Now().Add(*change)
 			changeLeader()
 			switch changes % 4 {
+			case 0:
+				s.configure("gc: {mode: audit, gracePeriod: for ever}") // the last good one stays
 			case 1:
 				for r, p := range proxies {
 					p.fail(storm(*seed + int64(changes) + int64(len(r.name))))
@@ -495,6 +529,7 @@ func TestSoak(t *testing.T) {
 				for _, p := range proxies {
 					p.fail(nil)
 				}
+				s.configure(enforcing("10s", "5s"))
 			case 3:
 				s.must(s.stack.Signal("kube-apiserver", syscall.SIGKILL))
 			}
@@ -503,7 +538,7 @@ func TestSoak(t *testing.T) {
 		end()
 		<-done
 		last = measure()
-		if part == 0 && *soak > 10*time.Minute {
+		if part == 0 && parts > 1 {
 			first = last // caches are full, and pools have their size
 		}
 	}
