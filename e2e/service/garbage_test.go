@@ -201,16 +201,15 @@ func TestExactlyTheGarbageGoes(t *testing.T) {
 	for i, r := range acting {
 		t.Logf("round %d: %v", i+1, r)
 	}
-	// The first round leaves nothing to a later one but the deletion of Secrets.
-	if len(acting) < 2 || acting[0]["retire"] != len(garbage) || acting[0]["delete Secret"] != 0 || acting[0]["delete"] != len(superseded) {
-		t.Errorf("the first of %d rounds: %v", len(acting), acting)
-	}
-	// If the first is so slow that the second comes before the end of the grace
-	// period, there is a third.
-	if len(acting) > 2 {
-		t.Logf("%d rounds, as the first was slow", len(acting))
-	} else if acting[1]["delete Secret"] != len(garbage) {
-		t.Errorf("the second round: %v", acting[1])
+	// Two rounds: the first leaves nothing to the second but the deletion of
+	// Secrets. On a machine so slow that a look is too old before all of its batch
+	// is done, or that the second round begins within the grace period, there are
+	// more.
+	switch slow := s.putOff(leader); {
+	case slow != "":
+		t.Logf("%d rounds: %s", len(acting), slow)
+	case len(acting) != 2, acting[0]["retire"] != len(garbage), acting[0]["delete"] != len(superseded), acting[0]["delete Secret"] != 0, acting[1]["delete Secret"] != len(garbage):
+		t.Errorf("not two rounds: %v", acting)
 	}
 	for _, r := range []*replica{a, b} {
 		if n := r.metric(`certherd_round_total{result="failed"}`); n > 0 {
@@ -365,6 +364,20 @@ func (s *site) acting(r *replica) []map[string]int {
 		}
 	}
 	return out
+}
+
+// putOff says why a round of a replica has left something to a later one, or has
+// not taken up what another one had left; empty when none has.
+func (s *site) putOff(r *replica) string {
+	for _, l := range r.said("step", "round finished") {
+		if why, _ := l.fields["why"].(string); l.fields["result"] == "later" && !strings.Contains(why, "a later round deletes it") {
+			return why
+		}
+		if d, _ := l.fields["duration"].(float64); d > 24 {
+			return fmt.Sprintf("one took %.0f s", d)
+		}
+	}
+	return ""
 }
 
 // drop deletes namespaces with all that is in them, and waits for their end.

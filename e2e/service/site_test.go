@@ -124,7 +124,7 @@ func (s *site) must(err error) {
 }
 
 // patience ends a test that has failed. A test that succeeds never needs it.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 func (s *site) await(what string, holds func() bool) {
 	s.Helper()

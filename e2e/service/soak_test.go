@@ -469,6 +469,7 @@ func TestSoak(t *testing.T) {
 	first := measure()
 
 	changes := 0
+	turns := map[bool]int{} // of the mortal, and of the others
 	anew := func() {
 		serial++
 		mortal = begin(fmt.Sprintf("soak-%d", serial))
@@ -479,11 +480,12 @@ func TestSoak(t *testing.T) {
 		all := append(slices.Clone(lasting), mortal)
 		old := s.leader(all...)
 		rest := slices.DeleteFunc(all, func(r *replica) bool { return r == old })
-		how := ""
+		turns[old == mortal]++
+		odd, how := turns[old == mortal]%2 == 1, ""
 		switch {
-		case old == mortal && changes%2 == 0:
+		case old == mortal && odd:
 			how = "killed in the middle of a write"
-			b.killAtWrite(old, proxies[old], changes%4 == 0)
+			b.killAtWrite(old, proxies[old], turns[true]%4 == 1)
 			s.leader(rest...)
 			anew()
 		case old == mortal:
@@ -492,7 +494,7 @@ func TestSoak(t *testing.T) {
 			s.leader(rest...)
 			s.await("its end", old.ends)
 			anew()
-		case changes%2 == 0:
+		case odd:
 			how = "stopped"
 			old.signal(syscall.SIGSTOP)
 			s.leader(rest...)
