@@ -88,6 +88,9 @@ func (e ending) Read([]byte) (int, error) { return 0, e.err }
 func TestEveryRequestFailsOnce(t *testing.T) {
 	for name, fault := range faults {
 		for _, nth := range []int{1, 2} {
+			if nth == 2 && !slices.Contains([]string{"500", "answer lost", "half an answer", "connection closed in the middle of the answer"}, name) {
+				continue // a refusal is a refusal
+			}
 			t.Run(fmt.Sprintf("%s, time %d", name, nth), func(t *testing.T) {
 				w := newWorld(t)
 				w.mess()
