@@ -225,7 +225,7 @@ func orphan(s *inventory.Snapshot, x *inventory.Secret) (string, bool) {
 			}
 		}
 		return what + ", is gone", true
-	case !x.CopyOf.IsZero() && x.Label("networking.internal.knative.dev/originSecretName") != "" && !s.HasGap("secret") && !s.Exists(x.CopyOf):
+	case x.CopyOf != nil && x.Label("networking.internal.knative.dev/originSecretName") != "" && !s.HasGap("secret") && !s.Exists(*x.CopyOf):
 		return x.CopyOf.String() + ", of which net-istio made it as a copy, is gone", true
 	}
 	return "", false

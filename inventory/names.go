@@ -127,7 +127,21 @@ func isHostname(s string) bool {
 // Names are the identities of a certificate: what its subject alternative
 // names say, and its common name where that is a DNS name that they lack. Each
 // list is canonical, sorted and without duplicates.
-type Names struct{ DNS, IPs, URIs, Emails []string }
+type Names struct {
+	DNS    []string
+	Others *OtherNames // nil where there are none, as in nearly all certificates
+}
+
+// OtherNames are identities that are no DNS names.
+type OtherNames struct{ IPs, URIs, Emails []string }
+
+// others are Others, never nil.
+func (n Names) others() OtherNames {
+	if n.Others == nil {
+		return OtherNames{}
+	}
+	return *n.Others
+}
 
 // NewNames brings identities into canonical form.
 func NewNames(commonName string, dns, ips, uris, emails []string) Names {
@@ -147,7 +161,11 @@ func NewNames(commonName string, dns, ips, uris, emails []string) Names {
 	} else if commonName != "" && (strings.Contains(commonName, ".") || len(all) == 0) && !strings.ContainsAny(commonName, " /:@") {
 		all = append(all, CanonicalName(commonName))
 	}
-	return Names{DNS: sorted(all), IPs: sorted(addresses), URIs: sorted(uris), Emails: sorted(emails)}
+	n := Names{DNS: sorted(all)}
+	if o := (OtherNames{sorted(addresses), sorted(uris), sorted(emails)}); len(o.IPs)+len(o.URIs)+len(o.Emails) > 0 {
+		n.Others = &o
+	}
+	return n
 }
 
 func sorted(list []string) []string {
@@ -168,21 +186,22 @@ func (n Names) Compare(o Names) int {
 	if c := slices.Compare(n.DNS, o.DNS); c != 0 {
 		return c
 	}
-	if c := slices.Compare(n.IPs, o.IPs); c != 0 {
+	a, b := n.others(), o.others()
+	if c := slices.Compare(a.IPs, b.IPs); c != 0 {
 		return c
 	}
-	if c := slices.Compare(n.URIs, o.URIs); c != 0 {
+	if c := slices.Compare(a.URIs, b.URIs); c != 0 {
 		return c
 	}
-	return slices.Compare(n.Emails, o.Emails)
+	return slices.Compare(a.Emails, b.Emails)
 }
 
 // OnlyDNS reports whether the identities are DNS names and nothing else.
 func (n Names) OnlyDNS() bool {
-	return len(n.DNS) > 0 && len(n.IPs) == 0 && len(n.URIs) == 0 && len(n.Emails) == 0
+	return len(n.DNS) > 0 && n.Others == nil
 }
 
 // Empty reports whether no identity is known.
 func (n Names) Empty() bool {
-	return len(n.DNS) == 0 && len(n.IPs) == 0 && len(n.URIs) == 0 && len(n.Emails) == 0
+	return len(n.DNS) == 0 && n.Others == nil
 }

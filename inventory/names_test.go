@@ -202,13 +202,13 @@ func TestNewNames(t *testing.T) {
 		"a common name that is a title":      {"Example Root CA", []string{"a.b"}, nil, Names{DNS: []string{"a.b"}}},
 		"a common name beside names":         {"internal-ca", []string{"a.b"}, nil, Names{DNS: []string{"a.b"}}},
 		"a long common name":                 {strings.Repeat("a", 60) + ".example.com", nil, nil, Names{DNS: []string{strings.Repeat("a", 60) + ".example.com"}}},
-		"an address as common name":          {"10.0.0.1", nil, nil, Names{IPs: []string{"10.0.0.1"}}},
-		"addresses in several spellings":     {"", nil, []string{"::ffff:10.0.0.1", "10.0.0.1", "0:0:0:0:0:0:0:1", "::1"}, Names{IPs: []string{"10.0.0.1", "::1"}}},
+		"an address as common name":          {"10.0.0.1", nil, nil, Names{Others: &OtherNames{IPs: []string{"10.0.0.1"}}}},
+		"addresses in several spellings":     {"", nil, []string{"::ffff:10.0.0.1", "10.0.0.1", "0:0:0:0:0:0:0:1", "::1"}, Names{Others: &OtherNames{IPs: []string{"10.0.0.1", "::1"}}}},
 		"nothing":                            {"", nil, nil, Names{}},
-		"empty names":                        {"", []string{"", "."}, []string{""}, Names{DNS: nil, IPs: nil}},
+		"empty names":                        {"", []string{"", "."}, []string{""}, Names{}},
 	} {
 		got := NewNames(tc.cn, tc.dns, tc.ips, nil, nil)
-		if !slices.Equal(got.DNS, tc.want.DNS) || !slices.Equal(got.IPs, tc.want.IPs) || got.Compare(tc.want) != 0 {
+		if !slices.Equal(got.DNS, tc.want.DNS) || got.Compare(tc.want) != 0 {
 			t.Errorf("%s: %+v, want %+v", what, got, tc.want)
 		}
 	}

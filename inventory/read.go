@@ -265,17 +265,15 @@ func (c *Collector) AddSecret(m *metav1.ObjectMeta, typ string, names *Names, no
 		NotAfter:        notAfter,
 	}
 	s.Managed = labelled && s.CertificateName != "" && !s.NextPrivateKey
-	if n := a[cm.IssuerNameAnnotationKey]; n != "" {
-		s.Issuer = c.issuerRef(a[cm.IssuerGroupAnnotationKey], a[cm.IssuerKindAnnotationKey], m.Namespace, n)
-	}
 	if names != nil {
-		s.Names = c.names("", names.DNS, names.IPs, names.URIs, names.Emails)
+		s.Names = c.names("", names.DNS, names.others().IPs, names.others().URIs, names.others().Emails)
 	} else {
 		s.Names = c.names(a[cm.CommonNameAnnotationKey], list(a[cm.AltNamesAnnotationKey]), list(a[cm.IPSANAnnotationKey]), list(a[cm.URISANAnnotationKey]), list(a[cm.EmailsAnnotationKey]))
 	}
 	if origin := copyOf(m); !origin.IsZero() {
-		s.CopyOf = SecretRef(c.str(origin.Namespace), c.str(origin.Name))
-		c.copy(s.Ref, s.CopyOf)
+		origin = SecretRef(c.str(origin.Namespace), c.str(origin.Name))
+		s.CopyOf = &origin
+		c.copy(s.Ref, origin)
 	}
 	c.texts = append(c.texts, c.metaTexts(s.Ref, m)...)
 	c.o.Secrets = append(c.o.Secrets, s)
@@ -710,7 +708,8 @@ func (c *Collector) issuerRef(group, kind, namespace, name string) IssuerRef {
 
 func (c *Collector) names(cn string, dns, ips, uris, emails []string) Names {
 	n := NewNames(cn, dns, ips, uris, emails)
-	for _, l := range [][]string{n.DNS, n.IPs, n.URIs, n.Emails} {
+	o := n.others()
+	for _, l := range [][]string{n.DNS, o.IPs, o.URIs, o.Emails} {
 		for i := range l {
 			l[i] = c.str(l[i])
 		}

@@ -42,14 +42,13 @@ type Secret struct {
 	Managed bool
 	// CertificateName is the Certificate that wrote it, which need not exist.
 	CertificateName string
-	Issuer          IssuerRef
 	Names           Names
 	// NextPrivateKey marks cert-manager's temporary key of a pending issuance.
 	NextPrivateKey bool
 	// NotAfter is when the certificate ends, zero when nothing told it.
 	NotAfter time.Time
-	// CopyOf is the Secret that a copying tool made this one from.
-	CopyOf Ref
+	// CopyOf is the Secret that a copying tool made this one from, nil if none did.
+	CopyOf *Ref
 }
 
 // Certificate is a cert-manager Certificate.

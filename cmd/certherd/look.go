@@ -106,6 +106,7 @@ func (s *source) look(ctx context.Context, stderr io.Writer, each func(group, ve
 	}
 	// What a look leaves behind is small, what it reads on the way is not.
 	debug.SetGCPercent(live.GCPercent)
+	forgetPages()
 	progress := newProgress(stderr, s.quiet)
 	snapshot, _, err := live.Look(ctx, cfg, live.Options{
 		Namespaces: s.namespaces(),
@@ -117,6 +118,7 @@ func (s *source) look(ctx context.Context, stderr io.Writer, each func(group, ve
 	progress.end()
 	// Checks and report take the place of what was read, instead of more.
 	debug.FreeOSMemory()
+	forgetPages()
 	switch {
 	case apierrors.IsUnauthorized(err):
 		return nil, fmt.Errorf("the API server %s does not know who you are: %w; log in again, or choose another --context", cfg.Host, err)

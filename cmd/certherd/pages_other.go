@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// forgetPages does nothing here: see pages_linux.go.
+func forgetPages() {}
