@@ -30,6 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/inventory"
@@ -39,7 +40,7 @@ import (
 )
 
 // folders are those of manifests/ that one applies.
-var folders = []string{"audit", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "example"}
+var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "example"}
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
@@ -89,9 +90,9 @@ func TestTheConfigurationOfTheExampleIsGood(t *testing.T) {
 func TestEnforceGrantsWhatApplyLists(t *testing.T) {
 	s := &site{T: t}
 	var got []apply.Right
-	audit := grants(s, s.render("audit"), "certherd", "certherd")
+	others := grants(s, s.render("propose"), "certherd", "certherd")
 	for _, g := range grants(s, s.render("enforce"), "certherd", "certherd") {
-		if g.namespace == "" && !slices.Contains(audit, g) {
+		if g.namespace == "" && !slices.Contains(others, g) {
 			got = append(got, apply.Right{Verb: g.verb, Group: g.group, Resource: g.resource})
 		}
 	}
@@ -368,6 +369,54 @@ spec: {dnsNames: [svc-4f1.example.test], domain: example.test, secretName: svc-4
 		"metadata: {name: svc-4f1, ownerReferences: [{apiVersion: networking.internal.knative.dev/v1alpha1, kind: Certificate, name: svc-4f1, uid: %s, controller: true}]}", kcert[0].GetUID()), 1))
 }
 
+// proposable makes what one wildcard could replace.
+func (s *site) proposable(namespace string) {
+	s.Helper()
+	const ready = "status: {conditions: [{type: Ready, status: 'True', lastTransitionTime: '2026-11-01T00:00:00Z'}]}"
+	s.create("", "{apiVersion: cert-manager.io/v1, kind: ClusterIssuer, metadata: {name: ca}, spec: {ca: {secretName: ca-key}}, "+ready+"}")
+	for _, name := range []string{"a-4f1", "b-4f1"} {
+		s.tls(namespace, name, time.Time{})
+		s.create(namespace, strings.Replace(certificate(name, name), "---", ready+"\n---", 1)+fmt.Sprintf(`
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: %[1]s}
+spec: {tls: [{hosts: [%[1]s.example.test], secretName: %[1]s}], defaultBackend: {service: {name: x, port: {number: 80}}}}
+`, name))
+	}
+}
+
+// awaitProposal waits for a Consolidation, and until one that was withdrawn long
+// ago is gone.
+func (s *site) awaitProposal(namespace string) {
+	s.Helper()
+	api := s.dynamic.Resource(v1alpha1.GroupVersionResource).Namespace(namespace)
+	var found *unstructured.Unstructured
+	s.await("a Consolidation is proposed", func() bool {
+		list, err := api.List(s.Context(), metav1.ListOptions{})
+		s.must(err)
+		for i := range list.Items {
+			if phase, _, _ := unstructured.NestedString(list.Items[i].Object, "status", "phase"); phase == string(v1alpha1.Proposed) {
+				found = &list.Items[i]
+			}
+		}
+		return found != nil
+	})
+	old := &unstructured.Unstructured{Object: map[string]any{"apiVersion": found.GetAPIVersion(), "kind": found.GetKind(), "spec": found.Object["spec"]}}
+	old.SetNamespace(namespace)
+	old.SetName("long-ago-4f1")
+	old, err := api.Create(s.Context(), old, metav1.CreateOptions{})
+	s.must(err)
+	old.Object["status"] = map[string]any{"phase": string(v1alpha1.Withdrawn), "observedGeneration": old.GetGeneration(), "conditions": []any{map[string]any{
+		"type": v1alpha1.ConditionClear, "status": "False", "reason": "Withdrawn", "message": "x", "lastTransitionTime": time.Now().Add(-30 * 24 * time.Hour).UTC().Format(time.RFC3339),
+	}}}
+	_, err = api.UpdateStatus(s.Context(), old, metav1.UpdateOptions{})
+	s.must(err)
+	s.await("what was withdrawn long ago is gone", func() bool {
+		_, err := api.Get(s.Context(), "long-ago-4f1", metav1.GetOptions{})
+		return apierrors.IsNotFound(err)
+	})
+}
+
 // share makes two Certificates share a Secret, or not.
 func (s *site) share(namespace string, both bool) {
 	s.Helper()
@@ -427,9 +476,10 @@ const (
 
 func TestInstalled(t *testing.T) {
 	s := newSite(t)
-	const team = "team-a"
-	s.namespace(team, "team-b", "elsewhere", "monitoring")
+	const team, shop = "team-a", "shop"
+	s.namespace(team, "team-b", "elsewhere", "monitoring", shop)
 	s.mess(team)
+	s.proposable(shop)
 
 	// All of it is what the API server takes, to the letter.
 	s.install("cli") // makes the namespace, in which a dry run could make nothing
@@ -539,10 +589,11 @@ func TestInstalled(t *testing.T) {
 	s.entries(0, apply.Entry{ID: "old/1", Round: "old", Time: time.Now().Add(-200 * 24 * time.Hour), Action: plan.Delete, State: apply.Carried,
 		Object: apply.Object{Kind: "Secret", Namespace: team, Name: "long-ago"}})
 	s.tls(team, "late-4f1", time.Time{})
-	s.configure(strings.ReplaceAll(enforces, "168h", "1s, expiredGracePeriod: 1s"))
+	s.configure(strings.ReplaceAll(enforces, "168h", "1s, expiredGracePeriod: 1s") + "consolidate: {mode: propose, schedule: '@every 10s'}\n")
 	p.end()
 	s.await("the other one leads", func() bool { return follower.metric("certherd_leader") == 1 })
 	s.await("what came late is gone for good", func() bool { _, there := s.mark(team, "late-4f1"); return !there })
+	s.awaitProposal(shop)
 	s.await("the journal has forgotten what is old", func() bool { return !slices.Contains(s.journal(), "certherd-journal-000000") })
 	compare(s, grants(s, objects, "certherd", "certherd"), s.requests("certherd", "certherd"), nil)
 	follower.end()

@@ -193,7 +193,7 @@ func (s *site) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface
 	if m.Scope.Name() == meta.RESTScopeNameRoot {
 		return s.dynamic.Resource(m.Resource), nil
 	}
-	if o.GetNamespace() == "" {
+	if o.GetNamespace() == "" { // kubectl would take that of its context
 		return nil, fmt.Errorf("%s %s names no namespace", o.GetKind(), o.GetName())
 	}
 	return s.dynamic.Resource(m.Resource).Namespace(o.GetNamespace()), nil
@@ -256,7 +256,7 @@ func (s *site) uninstall(objects []*unstructured.Unstructured) {
 func (s *site) create(namespace, text string) (made []*unstructured.Unstructured) {
 	s.Helper()
 	for _, o := range s.parse(strings.ReplaceAll(text, "NS", namespace)) {
-		if o.GetNamespace() == "" {
+		if o.GetNamespace() == "" && namespace != "" {
 			o.SetNamespace(namespace)
 		}
 		api, err := s.resource(o)
