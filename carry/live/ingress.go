@@ -191,6 +191,7 @@ func (l *look) point(ctx context.Context, objects []inventory.Ref, back bool) er
 		if err != nil && !apierrors.IsNotFound(err) {
 			errs = append(errs, fmt.Errorf("%s: %w", o, err))
 		}
+		l.trace("in the midst of pointing")
 	}
 	return errors.Join(errs...)
 }
