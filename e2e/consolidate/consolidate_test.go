@@ -37,6 +37,12 @@ func TestManyServicesMoveToFourWildcards(t *testing.T) {
 	}
 	must(t, w.c.Services(ctx, all))
 	w.until(t, "Envoy to have a certificate for each host", nil, nil, func() bool { return w.loaded(t, parents...) == len(hosts) })
+	if n := w.chains(t, parents...); n != len(hosts) {
+		t.Errorf("Envoy has %d filter chains for %d hosts", n, len(hosts))
+	}
+	memory := "server.memory_allocated"
+	counts := []string{"listener_manager.lds.update_rejected", "listener_manager.lds.update_success", memory}
+	before := w.envoy(t, counts...)
 	c := w.watch(hosts)
 	defer c.end()
 	for _, ns := range teams {
@@ -73,6 +79,14 @@ func TestManyServicesMoveToFourWildcards(t *testing.T) {
 		}
 	}
 	w.until(t, "Envoy to have four certificates", nil, nil, func() bool { return w.loaded(t, parents...) == len(teams) })
+	after := w.envoy(t, counts...)
+	if n := w.chains(t, parents...); n != len(teams) {
+		t.Errorf("Envoy has %d filter chains for %d wildcards", n, len(teams))
+	}
+	t.Logf("%d hosts: Envoy took %.0f listener updates, rejected %.0f, and has %.1f MiB allocated, before %.1f", len(hosts), after[1]-before[1], after[0]-before[0], after[2]/(1<<20), before[2]/(1<<20))
+	if after[0] != before[0] {
+		t.Errorf("Envoy rejected %.0f updates", after[0]-before[0])
+	}
 	// A new service comes up on the wildcard at once, and costs no order.
 	must(t, w.c.Apply(ctx, lateService, teams[0]))
 	want := w.get(t, teams[0]).Spec.SecretName

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/certherd/certherd/api/v1alpha1"
 	carrylive "github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // team makes a namespace with services, and returns their hosts.
@@ -99,28 +100,39 @@ func (w *world) phase(t *testing.T, ns string, r *carrylive.Carrier, s *sweeper,
 // Somebody asks for the state before, in every phase there is.
 func TestUndoInEveryPhase(t *testing.T) {
 	w := setUp(t)
-	for _, phase := range []v1alpha1.Phase{v1alpha1.Issuing, v1alpha1.Verifying, v1alpha1.Switching, v1alpha1.Soaking, v1alpha1.Sweeping, v1alpha1.Done} {
+	phases := []v1alpha1.Phase{v1alpha1.Issuing, v1alpha1.Verifying, v1alpha1.Switching, v1alpha1.Soaking, v1alpha1.Sweeping, v1alpha1.Done}
+	name := func(p v1alpha1.Phase) string { return "undo-" + strings.ToLower(string(p)) }
+	var all []scenario.Service
+	var teams, parents []string
+	asked := map[string][]string{}
+	for _, p := range phases {
+		ns := name(p)
+		list, hosts := services(ns, 2)
+		all, asked[ns], teams, parents = append(all, list...), hosts, append(teams, ns), append(parents, ns+"."+stack.Domain)
+	}
+	must(t, w.c.Namespaces(context.Background(), teams...))
+	must(t, w.c.Services(context.Background(), all))
+	w.until(t, "Envoy to have a certificate for each host", nil, nil, func() bool { return w.loaded(t, parents...) == len(all) })
+	for _, phase := range phases {
 		t.Run(string(phase), func(t *testing.T) {
-			ns := "undo-" + strings.ToLower(string(phase))
-			hosts := w.team(t, ns, 3)
+			ns := name(phase)
 			b := w.before(t, ns)
 			w.approve(t, w.propose(t, ns))
-			c := w.watch(hosts)
+			c := w.watch(asked[ns])
 			defer c.end()
 			r, s, err := w.carrier(t.Logf)
 			must(t, err)
 			w.phase(t, ns, r, s, phase)
 			if phase == v1alpha1.Switching {
 				// The label is set, and Routes begin to look.
-				_, err := r.Pass(context.Background())
-				must(t, err)
-				_, err = r.Pass(context.Background())
-				must(t, err)
+				for range 2 {
+					_, err := r.Pass(context.Background())
+					must(t, err)
+				}
 			}
 			w.undo(t, ns)
 			w.phase(t, ns, r, s, v1alpha1.RolledBack)
 			c.stop(t)
-			w.until(t, "Envoy to have the old certificates", nil, nil, func() bool { return w.loaded(t, ns+"."+stack.Domain) == 3 })
 			wildcard := 1
 			if phase == v1alpha1.Issuing {
 				wildcard = 0
@@ -128,6 +140,42 @@ func TestUndoInEveryPhase(t *testing.T) {
 			w.restored(t, ns, b, wildcard)
 		})
 	}
+	w.until(t, "Envoy to have the old certificates", nil, nil, func() bool { return w.loaded(t, parents...) == len(all) })
+}
+
+// The API server is killed while consumers are being switched, and again on the way
+// back.
+func TestAPIServerRestartsMeanwhile(t *testing.T) {
+	w := setUp(t)
+	const ns = "apiserver"
+	hosts := w.team(t, ns, 2)
+	b := w.before(t, ns)
+	w.approve(t, w.propose(t, ns))
+	c := w.watch(hosts)
+	defer c.end()
+	r, s, err := w.carrier(t.Logf)
+	must(t, err)
+	restart := func() {
+		t.Helper()
+		must(t, w.stack.Signal("kube-apiserver", syscall.SIGKILL))
+		for range 20 { // it fails, and goes on
+			_, _ = r.Pass(context.Background())
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.until(t, "the API server", nil, nil, func() bool {
+			_, err := w.c.Typed.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(context.Background())
+			return err == nil
+		})
+	}
+	w.phase(t, ns, r, s, v1alpha1.Switching)
+	restart()
+	w.phase(t, ns, r, s, v1alpha1.Soaking)
+	w.undo(t, ns)
+	w.phase(t, ns, r, s, v1alpha1.RollingBack)
+	restart()
+	w.phase(t, ns, r, s, v1alpha1.RolledBack)
+	c.stop(t)
+	w.restored(t, ns, b, 1)
 }
 
 // Nothing moves while cert-manager does not come to issue, and in the end the
@@ -150,7 +198,7 @@ func TestCertManagerPausedBeforeReady(t *testing.T) {
 	c := w.watch(hosts)
 	defer c.end()
 	o := w.options(t.Logf)
-	o.Issue = 10 * time.Second
+	o.Issue = 5 * time.Second
 	r, err := carrylive.New(w.cfg, o)
 	must(t, err)
 	s := &sweeper{w: w, logf: t.Logf}
@@ -159,7 +207,7 @@ func TestCertManagerPausedBeforeReady(t *testing.T) {
 	if got := w.served(t, ns); fmt.Sprint(got) != fmt.Sprint(b.served) {
 		t.Errorf("something has moved: %v", got)
 	}
-	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "was not Ready after 10s") {
+	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "was not Ready after 5s") {
 		t.Errorf("failure: %s", f)
 	}
 	goOn()

@@ -245,11 +245,11 @@ func TestIssuerThatNeverIssues(t *testing.T) {
 	x := w.proposeWeb(t, ns, stack.IssuerHTTP01, hosts)
 	w.approve(t, x)
 	o := w.options(t.Logf)
-	o.Gateway, o.Issue = address, 10*time.Second
+	o.Gateway, o.Issue = address, 5*time.Second
 	r, err := carrylive.New(w.cfg, o)
 	must(t, err)
 	w.phase(t, ns, r, &sweeper{w: w, logf: t.Logf}, v1alpha1.RolledBack)
-	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "was not Ready after 10s") {
+	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "was not Ready after 5s") {
 		t.Errorf("failure: %s", f)
 	}
 	if got := w.named(t, ns); got != before {

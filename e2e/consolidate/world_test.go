@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -277,9 +278,12 @@ func (w *world) until(t *testing.T, what string, r *carrylive.Carrier, s *sweepe
 			t.Fatalf("waited in vain for %s", what)
 		}
 		if r != nil {
-			_, err := r.Pass(ctx)
-			must(t, err)
-			must(t, s.round(ctx))
+			if _, err := r.Pass(ctx); err != nil {
+				t.Log(err)
+			}
+			if err := s.round(ctx); err != nil {
+				t.Log(err)
+			}
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -423,6 +427,62 @@ func (w *world) loaded(t *testing.T, parents ...string) int {
 		}
 	}
 	return len(serials)
+}
+
+// envoy reads numbers from Envoy's statistics.
+func (w *world) envoy(t *testing.T, names ...string) (out []float64) {
+	t.Helper()
+	for _, n := range names {
+		r, err := http.Get("http://" + w.stack.EnvoyAdmin + "/stats?filter=^" + n + "$")
+		must(t, err)
+		b, err := io.ReadAll(r.Body)
+		r.Body.Close()
+		must(t, err)
+		_, v, _ := strings.Cut(strings.TrimSpace(string(b)), ": ")
+		x, err := strconv.ParseFloat(v, 64)
+		must(t, err)
+		out = append(out, x)
+	}
+	return out
+}
+
+// chains counts the filter chains of Envoy's TLS listener that have a server name
+// below one of some domains.
+func (w *world) chains(t *testing.T, parents ...string) int {
+	t.Helper()
+	r, err := http.Get("http://" + w.stack.EnvoyAdmin + "/config_dump?resource=dynamic_listeners")
+	must(t, err)
+	defer r.Body.Close()
+	var dump struct {
+		Configs []struct {
+			Name        string
+			ActiveState struct {
+				Listener struct {
+					Chains []struct {
+						Match struct {
+							Names []string `json:"server_names"`
+						} `json:"filter_chain_match"`
+					} `json:"filter_chains"`
+				}
+			} `json:"active_state"`
+		}
+	}
+	must(t, json.NewDecoder(r.Body).Decode(&dump))
+	n := 0
+	for _, l := range dump.Configs {
+		if !strings.HasSuffix(l.Name, "8443") {
+			continue
+		}
+		for _, c := range l.ActiveState.Listener.Chains {
+			if slices.ContainsFunc(c.Match.Names, func(h string) bool {
+				_, p, _ := strings.Cut(h, ".")
+				return slices.Contains(parents, p)
+			}) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func (w *world) patch(t *testing.T, r schema.GroupVersionResource, ns, name, merge string) {
