@@ -44,8 +44,6 @@ type Options struct {
 	// Soak is how long every consumer uses the wildcard before anything old is
 	// taken away.
 	Soak time.Duration
-	// DomainMappings allows to change spec.tls.secretName of DomainMappings.
-	DomainMappings bool
 }
 
 // Defaults are the options of somebody who says nothing.

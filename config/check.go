@@ -250,9 +250,9 @@ func (c Consolidate) check(k *checker) {
 			}
 		}
 	}
-	if a := c.CAAResolver; a != "" {
-		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
-			k.fail("consolidate.caaResolver", "%q is no address: write host:port, for example 10.96.0.10:53", a)
+	for _, a := range []struct{ key, value, example string }{{"caaResolver", c.CAAResolver, "10.96.0.10:53"}, {"gateway", c.Gateway, "kourier.kourier-system.svc:443"}} {
+		if host, port, err := net.SplitHostPort(a.value); a.value != "" && (err != nil || host == "" || port == "") {
+			k.fail("consolidate."+a.key, "%q is no address: write host:port, for example %s", a.value, a.example)
 		}
 	}
 	if c.AllowCrossNamespace {

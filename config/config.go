@@ -20,6 +20,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/gc"
@@ -165,6 +166,28 @@ type Consolidate struct {
 	// asked for CAA records before a wildcard of an ACME issuer is proposed;
 	// empty: nobody is.
 	CAAResolver string `yaml:"caaResolver"`
+	// IssueTimeout is how long a wildcard may take to be issued before it is
+	// given up.
+	IssueTimeout Duration `yaml:"issueTimeout" min:"10s" max:"720h"`
+	// SwitchTimeout is how long all consumers may take to use it before all goes
+	// back.
+	SwitchTimeout Duration `yaml:"switchTimeout" min:"10s" max:"24h"`
+	// Patience is how long, from the switch on, a consumer may be not Ready, a
+	// handshake may fail, or a gateway may reject updates, before all goes back.
+	Patience Duration `yaml:"patience" min:"5s" max:"1h"`
+	// Soak is how long every consumer uses the wildcard before the old
+	// certificates are taken away. Until then they are renewed, and going back
+	// costs nothing.
+	Soak Duration `yaml:"soak" min:"0s" max:"8760h"`
+	// Gap is the least time between two switches: only one namespace is switched
+	// at a time.
+	Gap Duration `yaml:"gap" min:"0s" max:"24h"`
+	// Gateway is the address (host:port) at which a handshake shows what a gateway
+	// serves. If it is empty, it is the one in the status of each Knative Ingress or
+	// Ingress, port 443.
+	Gateway string `yaml:"gateway"`
+	// Probe asks for these handshakes. false relies on what controllers say.
+	Probe bool `yaml:"probe"`
 }
 
 // Quota is what the authority behind an issuer issues.
@@ -196,7 +219,7 @@ func DefaultFile() []byte { return append([]byte(nil), defaultFile...) }
 // Default is the configuration that holds when there is none: audit, with
 // limits that are in force as soon as a mode is chosen.
 func Default() Config {
-	limits := gate.Defaults()
+	limits, carrying := gate.Defaults(), carry.Defaults()
 	rule := func(r gate.Rule, schedule string) Rule {
 		t := limits.Terms[r]
 		return Rule{Mode: t.Mode, Schedule: schedule, StartingDeadline: Duration(time.Hour), Budget: Budget{Count(t.Budget.Count), Share(t.Budget.Share)}}
@@ -213,6 +236,8 @@ func Default() Config {
 		Consolidate: Consolidate{
 			Rule:            rule(gate.Consolidate, "37 3 * * *"),
 			MinCertificates: 2, MaxHosts: 500,
+			IssueTimeout: Duration(carrying.Issue), SwitchTimeout: Duration(carrying.Switch), Patience: Duration(carrying.Patience),
+			Soak: Duration(carrying.Soak), Gap: Duration(30 * time.Second), Probe: true,
 		},
 		Batch: Batch{Rule: rule(gate.Batch, "7 * * * *")},
 	}
@@ -244,6 +269,14 @@ func (c Config) ConsolidateOptions() consolidate.Options {
 	for _, q := range c.Consolidate.Quotas {
 		o.Quotas = append(o.Quotas, consolidate.Quota{Issuer: q.Issuer, PerDomain: limit(q.PerDomain), Orders: limit(q.Orders), Identical: limit(q.Identical)})
 	}
+	return o
+}
+
+// CarryOptions are the options of package carry.
+func (c Config) CarryOptions() carry.Options {
+	o := carry.Defaults()
+	x := c.Consolidate
+	o.Issue, o.Switch, o.Patience, o.Soak = time.Duration(x.IssueTimeout), time.Duration(x.SwitchTimeout), time.Duration(x.Patience), time.Duration(x.Soak)
 	return o
 }
 

@@ -77,6 +77,10 @@ func (w Window) Check() error {
 	return nil
 }
 
+// Closed says that none of the windows is open and when one will be; it is empty
+// when one is, or when there are none.
+func (t Terms) Closed(now time.Time) string { return closed(t.Windows, now) }
+
 // closed says that no window is open and when one will be; it is empty when
 // one is, or when there are none.
 func closed(windows []Window, now time.Time) string {

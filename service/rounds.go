@@ -28,6 +28,8 @@ func (s *Service) keep(ctx context.Context, leads bool) {
 		k.events = newEvents(ctx, s.guarded)
 		defer k.events.stop()
 		k.begin(ctx)
+		k.carrying = k.carry(ctx)
+		defer k.carrying.end()
 	}
 	for ctx.Err() == nil {
 		k.step(ctx)
@@ -45,6 +47,7 @@ type keeper struct {
 	told      *configuration   // whose problem an Event has told of
 	known     map[finding]bool // serious findings of the round before
 	collector Collector
+	carrying  *carrying      // nil unless it leads
 	collects  *configuration // that the collector was made for
 	proposer  *proposal.Proposer
 	unready   string // why the collector could do nothing, as an Event has told
@@ -93,6 +96,9 @@ func (k *keeper) step(ctx context.Context) {
 	case <-ctx.Done():
 	case <-t.C:
 	case <-k.changed:
+		k.wanted = true
+		k.carrying.look()
+	case <-k.carrying.asked():
 		k.wanted = true
 	}
 }
@@ -144,6 +150,8 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, cleared) {
 			result = "incomplete"
 		}
+		k.sweep(ctx, c, snapshot, o)
+		k.carrying.look()
 	}
 	k.last = last
 	k.metrics.rounds.WithLabelValues(result).Inc()

@@ -104,32 +104,18 @@ func New(cfg *rest.Config, o Options) (*Carrier, error) {
 
 // The times between two looks.
 const (
-	soon = time.Second      // while something is on its way
-	slow = 10 * time.Second // while nothing is
+	Soon = time.Second      // while something is on its way
+	Slow = 10 * time.Second // while nothing is
 )
-
-// Run carries out until ctx ends. wake, if not nil, makes it look at once.
-func (r *Carrier) Run(ctx context.Context, wake <-chan struct{}) {
-	for ctx.Err() == nil {
-		wait := slow
-		if hurry, err := r.Pass(ctx); err == nil && hurry {
-			wait = soon
-		}
-		t := r.o.Clock.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-t.C():
-		case <-wake:
-		}
-		t.Stop()
-	}
-}
 
 // Pass takes every consolidation one decision further, and reports whether
 // something is on its way. The error is that of reading them all; what befalls
 // one of them is told, and keeps no other one from going on.
 func (r *Carrier) Pass(ctx context.Context) (hurry bool, err error) {
 	list, err := r.objects.Resource(v1alpha1.GroupVersionResource).List(ctx, metav1.ListOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil // the custom resource is not installed
+	}
 	if err != nil {
 		return false, fmt.Errorf("cannot read the consolidations: %w", err)
 	}
@@ -287,7 +273,8 @@ func (r *Carrier) store(ctx context.Context, c *v1alpha1.Consolidation, l *look,
 	if !d.Phase.Executing() && !d.Phase.Ended() {
 		return nil // it has not begun; its status is not ours
 	}
-	now := metav1.NewTime(l.now.Truncate(time.Second))
+	// A phase begins when it is stored: the look may have taken its time.
+	now := metav1.NewTime(r.o.Clock.Now().Truncate(time.Second))
 	next := v1alpha1.ConsolidationStatus{Phase: d.Phase, Message: d.Message}
 	x := v1alpha1.Execution{}
 	if c.Status.Execution != nil {

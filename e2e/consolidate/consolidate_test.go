@@ -1,12 +1,18 @@
 package consolidate_test
 
 import (
+	"bytes"
 	"context"
 	"flag"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/e2e/scenario"
@@ -45,9 +51,7 @@ func TestManyServicesMoveToFourWildcards(t *testing.T) {
 	before := w.envoy(t, counts...)
 	c := w.watch(hosts)
 	defer c.end()
-	for _, ns := range teams {
-		w.approve(t, w.propose(t, ns))
-	}
+	w.proposeAll(t, teams...)
 	r, s, err := w.carrier(t.Logf)
 	must(t, err)
 	begun := time.Now()
@@ -96,4 +100,57 @@ func TestManyServicesMoveToFourWildcards(t *testing.T) {
 		t.Errorf("a new service made a certificate: %v", got)
 	}
 	c.stop(t)
+}
+
+const serviceConfig = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: certherd, namespace: ` + home + `}
+data:
+  config.yaml: |
+    gc: {minAge: 0s, secretDeletionsPerMinute: 600}
+    consolidate: {mode: propose, soak: 5s, gateway: "{{.}}"}
+`
+
+// The program itself carries out what was approved, sweeps in rounds that it asks
+// for, and undoes it; in audit mode it does nothing of all that.
+func TestServiceCarriesOut(t *testing.T) {
+	w := setUp(t)
+	const ns = "served"
+	ctx := context.Background()
+	hosts := w.team(t, ns, 3)
+	b := w.before(t, ns)
+	program := filepath.Join(t.TempDir(), "certherd")
+	if out, err := exec.Command("go", "build", "-o", program, "github.com/certherd/certherd/cmd/certherd").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	w.approve(t, w.propose(t, ns))
+	c := w.watch(hosts)
+	defer c.end()
+	var log bytes.Buffer
+	cmd := exec.Command(program, "run", "--kubeconfig", w.stack.Kubeconfig, "--namespace", home, "--listen", "127.0.0.1:0", "--identity", "a")
+	cmd.Stderr = &log
+	must(t, cmd.Start())
+	defer func() {
+		must(t, cmd.Process.Signal(syscall.SIGTERM))
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Errorf("%v\n%s", err, log.String())
+		}
+	}()
+	w.until(t, "a leader", nil, nil, func() bool {
+		_, err := w.c.Typed.CoreV1().ConfigMaps(home).Get(ctx, "certherd-report", metav1.GetOptions{})
+		return err == nil
+	})
+	if p := w.get(t, ns).Status.Phase; p != v1alpha1.Approved {
+		t.Fatalf("in audit mode it is %s", p)
+	}
+	must(t, w.c.Apply(ctx, serviceConfig, w.stack.GatewayTLS))
+	w.until(t, "it to be done", nil, nil, func() bool { return w.get(t, ns).Status.Phase == v1alpha1.Done })
+	if got := w.names(t, kCertificates, ns); len(got) != 1 {
+		t.Errorf("KCertificates: %v", got)
+	}
+	w.undo(t, ns)
+	w.until(t, "it to be undone", nil, nil, func() bool { return w.get(t, ns).Status.Phase == v1alpha1.RolledBack })
+	c.stop(t)
+	w.restored(t, ns, b, 1)
 }

@@ -153,14 +153,16 @@ func TestAPIServerRestartsMeanwhile(t *testing.T) {
 	w.approve(t, w.propose(t, ns))
 	c := w.watch(hosts)
 	defer c.end()
-	r, s, err := w.carrier(t.Logf)
+	o := w.options(t.Logf)
+	o.Soak = time.Hour
+	r, err := carrylive.New(w.cfg, o)
 	must(t, err)
+	s := &sweeper{w: w, logf: t.Logf}
 	restart := func() {
 		t.Helper()
 		must(t, w.stack.Signal("kube-apiserver", syscall.SIGKILL))
-		for range 20 { // it fails, and goes on
+		for range 3 { // it fails, and goes on
 			_, _ = r.Pass(context.Background())
-			time.Sleep(100 * time.Millisecond)
 		}
 		w.until(t, "the API server", nil, nil, func() bool {
 			_, err := w.c.Typed.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(context.Background())

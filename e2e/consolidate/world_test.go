@@ -31,11 +31,13 @@ import (
 	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/carry"
 	carrylive "github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
+	"github.com/certherd/certherd/proposal"
 )
 
 const home = "certherd-7f3"
@@ -88,7 +90,13 @@ func setUp(t *testing.T) *world {
 	must(t, err)
 	shared = w
 	must(t, w.c.Namespaces(ctx, home))
-	w.install(t)
+	crd, err := os.ReadFile("../../manifests/crd/consolidations.yaml")
+	must(t, err)
+	must(t, w.c.Apply(ctx, strings.ReplaceAll(string(crd), "{{", "{ {"), nil))
+	w.until(t, "the custom resource to be served", nil, nil, func() bool {
+		_, err := w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).List(ctx, metav1.ListOptions{})
+		return err == nil
+	})
 	// The authority of the ClusterIssuer ca: clients trust it and nothing else.
 	pem, err := w.authority(ctx)
 	must(t, err)
@@ -186,6 +194,42 @@ func (w *world) approve(t *testing.T, c *v1alpha1.Consolidation) {
 	must(t, unstructured.SetNestedField(u.Object, c.Spec.Digest(), "status", "digest"))
 	_, err = r.UpdateStatus(ctx, u, metav1.UpdateOptions{})
 	must(t, err)
+}
+
+// proposeAll has certherd propose what it finds in the whole cluster, and approves
+// what it proposes in some namespaces.
+func (w *world) proposeAll(t *testing.T, teams ...string) {
+	t.Helper()
+	ctx := context.Background()
+	p, err := proposal.New(w.cfg, proposal.Options{Keep: time.Hour, Now: time.Now})
+	must(t, err)
+	sync := func() {
+		t.Helper()
+		snapshot, _, err := live.Look(ctx, w.cfg, live.Options{Proof: true, Now: time.Now})
+		must(t, err)
+		o := controller.Defaults().Consolidate
+		o.AcceptDrains = true
+		out, err := p.Sync(ctx, consolidate.Proposals(snapshot, o))
+		must(t, err)
+		for _, x := range out {
+			must(t, x.Err)
+		}
+	}
+	sync()
+	for _, ns := range teams {
+		c := w.get(t, ns)
+		if c.Status.Phase != v1alpha1.Proposed {
+			t.Fatalf("%s is %s: %s %v", ns, c.Status.Phase, c.Status.Message, c.Status.Blockers)
+		}
+		_, err := p.Approve(ctx, c)
+		must(t, err)
+	}
+	sync()
+	for _, ns := range teams {
+		if c := w.get(t, ns); c.Status.Phase != v1alpha1.Approved {
+			t.Fatalf("%s is %s: %s %v", ns, c.Status.Phase, c.Status.Message, c.Status.Blockers)
+		}
+	}
 }
 
 func (w *world) get(t *testing.T, ns string) *v1alpha1.Consolidation {

@@ -1,0 +1,183 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/carry"
+	"github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/controller"
+	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/inventory"
+)
+
+// carrying carries approved consolidations out beside the rounds of a term. It is
+// nil for a follower.
+type carrying struct {
+	wake, ask chan struct{}
+	stop      context.CancelFunc
+	ended     chan struct{}
+
+	mutex sync.Mutex
+	old   []inventory.Ref // what the next round may take away
+	round time.Time       // when a round was asked for last
+}
+
+// sweepEvery is the least time between two rounds that are asked for to take old
+// certificates away.
+const sweepEvery = time.Minute
+
+// carry begins to carry out. It goes on until the term ends, or end is called.
+func (k *keeper) carry(ctx context.Context) *carrying {
+	if k.o.Collector == nil {
+		return nil
+	}
+	ctx, stop := context.WithCancel(ctx)
+	x := &carrying{wake: make(chan struct{}, 1), ask: make(chan struct{}, 1), stop: stop, ended: make(chan struct{})}
+	go func() {
+		defer close(x.ended)
+		for ctx.Err() == nil {
+			k.carryUnder(ctx, x, k.config.Load())
+		}
+	}()
+	return x
+}
+
+// carryUnder carries out under one configuration, until that is another one.
+func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	o := live.Defaults()
+	o.Options = c.CarryOptions()
+	o.Gap, o.Gateway, o.Unprobed = time.Duration(c.Consolidate.Gap), c.Consolidate.Gateway, !c.Consolidate.Probe
+	o.Hold = func(*v1alpha1.Consolidation) string { return k.holdsConsolidations(c) }
+	o.Sweep = func(_ *v1alpha1.Consolidation, old []inventory.Ref) { x.sweep(old) }
+	o.Tell = k.tellConsolidation
+	carrier, err := live.New(k.writer, o)
+	if err != nil {
+		k.log.Error("no consolidation is carried out", zap.Error(err))
+	}
+	for wait := time.Duration(0); k.config.Load().taken == c.taken; {
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-x.wake:
+		case <-t.C:
+		}
+		t.Stop()
+		wait = live.Slow
+		if carrier == nil {
+			continue
+		}
+		hurry, err := carrier.Pass(ctx)
+		if err != nil && ctx.Err() == nil {
+			k.log.Warn("consolidations not read", zap.Error(err))
+		}
+		if hurry {
+			wait = live.Soon
+		}
+	}
+}
+
+// holdsConsolidations says why none may begin, nor switch.
+func (k *keeper) holdsConsolidations(c *configuration) string {
+	t := c.Policy().Terms[gate.Consolidate]
+	if t.Mode != gate.Propose && t.Mode != gate.Enforce {
+		return "consolidate is in mode audit, which carries nothing out"
+	}
+	return t.Closed(time.Now())
+}
+
+func (k *keeper) tellConsolidation(c *v1alpha1.Consolidation, d carry.Decision, err error) {
+	fields := []zap.Field{zap.String("consolidation", c.Namespace+"/"+c.Name), zap.String("phase", string(d.Phase)), zap.String("message", d.Message)}
+	for _, w := range d.Writes {
+		fields = append(fields, zap.Int(string(w.Verb), len(w.Objects)))
+	}
+	switch {
+	case err != nil:
+		k.log.Warn("consolidation hindered", append(fields, zap.Error(err))...)
+	case d.Failure != "":
+		k.log.Error("consolidation going back", fields...)
+	default:
+		k.log.Info("consolidation", fields...)
+	}
+}
+
+// sweep notes what may be taken away, and asks for a round that does it.
+func (x *carrying) sweep(old []inventory.Ref) {
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	for _, o := range old {
+		if !slices.Contains(x.old, o) {
+			x.old = append(x.old, o)
+		}
+	}
+	if now := time.Now(); now.Sub(x.round) >= sweepEvery {
+		x.round = now
+		select {
+		case x.ask <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// asked has an element when a round is wanted.
+func (x *carrying) asked() <-chan struct{} {
+	if x == nil {
+		return nil
+	}
+	return x.ask
+}
+
+// look has it look at once.
+func (x *carrying) look() {
+	if x == nil {
+		return
+	}
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (x *carrying) end() {
+	if x == nil {
+		return
+	}
+	x.stop()
+	<-x.ended
+}
+
+// sweep takes away what wildcards have replaced for a whole soak.
+func (k *keeper) sweep(ctx context.Context, c *configuration, s *inventory.Snapshot, o controller.Options) {
+	if k.carrying == nil || k.holdsConsolidations(c) != "" {
+		return
+	}
+	k.carrying.mutex.Lock()
+	old := k.carrying.old
+	k.carrying.old = nil
+	k.carrying.mutex.Unlock()
+	if len(old) == 0 {
+		return
+	}
+	cleared, held, err := controller.Sweep(s, o, old)
+	if err != nil {
+		k.log.Error("old certificates not taken away", zap.Error(err))
+		return
+	}
+	for _, h := range held {
+		k.log.Warn("old certificate stays", zap.Stringer("object", h.Change.Why.Object), zap.String("why", h.Why))
+	}
+	if len(cleared.Changes()) > 0 {
+		k.collect(ctx, c, cleared)
+	}
+	k.log.Info("old certificates", zap.String("of", fmt.Sprintf("%d objects", len(old))), zap.Int("cleared", len(cleared.Changes())))
+}
