@@ -201,7 +201,7 @@ func (w *world) approve(t *testing.T, c *v1alpha1.Consolidation) {
 func (w *world) proposeAll(t *testing.T, teams ...string) {
 	t.Helper()
 	ctx := context.Background()
-	p, err := proposal.New(w.cfg, proposal.Options{Keep: time.Hour, Now: time.Now})
+	p, err := proposal.New(w.cfg, proposal.Options{Keep: time.Hour})
 	must(t, err)
 	sync := func() {
 		t.Helper()
@@ -209,7 +209,7 @@ func (w *world) proposeAll(t *testing.T, teams ...string) {
 		must(t, err)
 		o := controller.Defaults().Consolidate
 		o.AcceptDrains = true
-		out, err := p.Sync(ctx, consolidate.Proposals(snapshot, o))
+		out, err := p.Sync(ctx, consolidate.Proposals(snapshot, o), nil)
 		must(t, err)
 		for _, x := range out {
 			must(t, x.Err)
