@@ -39,7 +39,7 @@ func (l *listener) onDemand(o *OnDemand, taken map[string]*certificate) map[stri
 	first := l.chains[0]
 	secrets := map[string]*certificate{}
 	for _, c := range l.chains {
-		if c.tls == nil || len(c.tls.certs) != 1 || len(c.names) == 0 || c.withoutCertificates() != first.withoutCertificates() {
+		if c.tls == nil || tickets(c.tls.context) || len(c.tls.certs) != 1 || len(c.names) == 0 || c.withoutCertificates() != first.withoutCertificates() {
 			return nil
 		}
 		cert := c.tls.certs[0]
@@ -67,13 +67,22 @@ func (c *chain) withoutCertificates() string {
 	return d.key
 }
 
+// tickets reports whether the controller says how sessions are resumed.
+func tickets(m *tlsv3.DownstreamTlsContext) bool {
+	_, off := m.GetSessionTicketKeysType().(*tlsv3.DownstreamTlsContext_DisableStatelessSessionResumption)
+	return m.GetSessionTicketKeysType() != nil && !off
+}
+
 // selecting returns TLS settings that pick the certificate by the server name.
+// Envoy refuses them with session resumption.
 func selecting(m *tlsv3.DownstreamTlsContext, o *OnDemand) *tlsv3.DownstreamTlsContext {
 	prefetch := slices.Compact(slices.Sorted(slices.Values(o.Prefetch)))
 	m = proto.Clone(m).(*tlsv3.DownstreamTlsContext)
 	if m.CommonTlsContext == nil {
 		m.CommonTlsContext = &tlsv3.CommonTlsContext{}
 	}
+	m.SessionTicketKeysType = &tlsv3.DownstreamTlsContext_DisableStatelessSessionResumption{DisableStatelessSessionResumption: true}
+	m.DisableStatefulSessionResumption = true
 	m.CommonTlsContext.CustomTlsCertificateSelector = extension("envoy.tls.certificate_selectors.on_demand_secret", &on_demand_secretv3.Config{
 		ConfigSource:        overADS(),
 		CertificateMapper:   extension("envoy.tls.certificate_mappers.sni", &sniv3.SNI{DefaultValue: nameless}),
