@@ -219,10 +219,13 @@ func (b *books) toggle(ctx context.Context, x object, on bool) {
 
 func pair(i int) object { return object{soakSpaces[i%len(soakSpaces)], fmt.Sprintf("pair-%d", i)} }
 
-// churn changes something at random, again and again.
-func (b *books) churn(ctx context.Context) {
+// churn changes something at random, again and again. What it has begun when it
+// is to end, it finishes: the books must be right.
+func (b *books) churn(ctx context.Context, end <-chan struct{}) {
 	for tick := time.NewTicker(*pace); ; {
 		select {
+		case <-end:
+			return
 		case <-ctx.Done():
 			return
 		case <-tick.C:
@@ -266,6 +269,11 @@ func (b *books) rest() {
 	for n, _ := alive(); n < anchors+atRest; n, _ = alive() {
 		b.create(ctx, false)
 	}
+	defer func() {
+		if s.Failed() {
+			s.Logf("services and their Secrets: %v", b.services)
+		}
+	}()
 	s.await("the services to be served", func() bool {
 		keep(ctx, func() error { return b.learn(ctx) })
 		n, served := alive()
@@ -437,6 +445,15 @@ func TestSoak(t *testing.T) {
 		proxies[r] = p
 		return r
 	}
+	defer func() { // also when something else has failed
+		users := []string{}
+		for _, r := range s.replicas {
+			users = append(users, r.name)
+		}
+		writes, looks := s.audit(users...)
+		b.check(writes, looks)
+		s.onlyTheHolderWrites(writes)
+	}()
 	lasting := []*replica{begin("soak-0"), begin("soak-1")}
 	mortal, serial := begin("soak-2"), 2
 	b.rest()
@@ -509,14 +526,13 @@ func TestSoak(t *testing.T) {
 	}
 
 	parts := 1 // after each of which things are measured
-	if *soak > 10*time.Minute {
-		parts = 6
+	if *soak > 5*time.Minute {
+		parts = int(*soak/(5*time.Minute)) + 1
 	}
 	var last []usage
 	for part := range parts {
-		churning, end := context.WithCancel(ctx)
-		done := make(chan struct{})
-		go func() { defer close(done); b.churn(churning) }()
+		end, done := make(chan struct{}), make(chan struct{})
+		go func() { defer close(done); b.churn(ctx, end) }()
 		for until := time.Now().Add(*soak / time.Duration(parts)); time.Now().Before(until); {
 			next := time.Now().Add(*change)
 			changeLeader()
@@ -537,7 +553,7 @@ func TestSoak(t *testing.T) {
 			}
 			time.Sleep(time.Until(next))
 		}
-		end()
+		close(end)
 		<-done
 		last = measure()
 		if part == 0 && parts > 1 {
@@ -547,13 +563,6 @@ func TestSoak(t *testing.T) {
 	polled.end()
 	t.Logf("%d services made, %d deleted, %d Ingresses made or deleted; %d changes of the leader", b.made, b.deleted, b.toggled, changes)
 
-	users := []string{}
-	for _, r := range s.replicas {
-		users = append(users, r.name)
-	}
-	writes, looks := s.audit(users...)
-	b.check(writes, looks)
-	s.onlyTheHolderWrites(writes)
 	faults := map[fault]int{}
 	for _, p := range proxies {
 		for f, n := range p.faults {
@@ -567,6 +576,11 @@ func TestSoak(t *testing.T) {
 		}
 		if last[i].goroutines > first[i].goroutines+20 {
 			t.Errorf("%s: goroutines have grown from %v to %v", r.name, first[i], last[i])
+		}
+	}
+	for _, r := range s.replicas { // for whom a namespace that ends is full of garbage
+		if !r.ends() {
+			r.kill()
 		}
 	}
 	s.drop(soakSpaces...)
