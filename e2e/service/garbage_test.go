@@ -143,6 +143,7 @@ func TestExactlyTheGarbageGoes(t *testing.T) {
 	if len(marked) > 0 {
 		t.Errorf("%d Secrets that are not garbage are marked: %v", len(marked), marked)
 	}
+	s.configure(enforcing("10s", "5s"))
 	leader.rounds(2) // in which nothing more is to happen
 	polled.everywhere(2)
 	polled.end()
