@@ -124,6 +124,7 @@ func TestClockJumps(t *testing.T) {
 	const grace = 100 * time.Hour
 	s.configure("maxShare: 100%\ngc: {mode: enforce, schedule: '@every 1h', startingDeadline: 30m, minAge: 0s, gracePeriod: 100h, secretDeletionsPerMinute: 600, budget: {count: disabled, share: 100%}}\nbatch: {schedule: '@every 10s'}\n")
 
+	// A name that is a word is mentioned somewhere, and thus perhaps used.
 	orphaned := func(name string) {
 		t.Helper()
 		s.must(s.cluster.Apply(ctx, orphan, object{team, name}))
@@ -142,33 +143,33 @@ func TestClockJumps(t *testing.T) {
 			t.Errorf("the Secret %s: %v", name, err)
 		}
 	}
-	orphaned("first")
+	orphaned("first-7f3")
 	clockA, clockB := s.clock("a"), s.clock("b")
 	set := func(ahead time.Duration) {
 		clockA.set(ahead)
 		clockB.set(ahead)
 	}
 	a, b := s.start("clock-0", "", clockA.env()), s.start("clock-1", "", clockB.env())
-	s.await("the first round", func() bool { return certificateGone("first") })
+	s.await("the first round", func() bool { return certificateGone("first-7f3") })
 
 	// An hour forward: the round that was missed is begun.
-	orphaned("second")
+	orphaned("second-7f3")
 	s.leader(a, b).rounds(2) // not due yet
-	if certificateGone("second") {
+	if certificateGone("second-7f3") {
 		t.Error("a round was begun before its time")
 	}
 	ahead := 61 * time.Minute
 	set(ahead)
-	s.await("the missed round to be caught up", func() bool { return certificateGone("second") })
+	s.await("the missed round to be caught up", func() bool { return certificateGone("second-7f3") })
 
 	// So late that it is skipped.
-	orphaned("third")
+	orphaned("third-7f3")
 	ahead += 105 * time.Minute
 	skipped := func() int { return len(a.said("round skipped")) + len(b.said("round skipped")) }
 	set(ahead)
 	s.await("the missed round to be skipped", func() bool { return skipped() > 0 })
 	s.leader(a, b).rounds(2)
-	if certificateGone("third") {
+	if certificateGone("third-7f3") {
 		t.Error("a round was begun that was to be skipped")
 	}
 
@@ -189,14 +190,14 @@ func TestClockJumps(t *testing.T) {
 		}
 		return false
 	})
-	secretThere("first")
-	secretThere("second")
+	secretThere("first-7f3")
+	secretThere("second-7f3")
 
 	// Back to the true time: what was noted is in the future, and rounds go on.
-	orphaned("fourth")
+	orphaned("fourth-7f3")
 	set(0)
-	s.await("a round by the true time", func() bool { return certificateGone("fourth") })
-	for _, name := range []string{"first", "second", "third", "fourth"} {
+	s.await("a round by the true time", func() bool { return certificateGone("fourth-7f3") })
+	for _, name := range []string{"first-7f3", "second-7f3", "third-7f3", "fourth-7f3"} {
 		secretThere(name)
 	}
 
@@ -212,7 +213,7 @@ func TestClockJumps(t *testing.T) {
 		mine.set(0)
 		s.leader(a, b).rounds(1)
 	}
-	for _, name := range []string{"first", "second", "third", "fourth"} {
+	for _, name := range []string{"first-7f3", "second-7f3", "third-7f3", "fourth-7f3"} {
 		secretThere(name)
 	}
 	writes, _ := s.audit(a.name, b.name)

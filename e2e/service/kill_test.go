@@ -54,7 +54,7 @@ func TestLeaderKilledAtEveryWrite(t *testing.T) {
 	// round for the deletion of that.
 	rounds := 0
 	for nth, reached := int32(1), true; reached; nth++ {
-		name := fmt.Sprintf("orphan-%d", nth)
+		name := fmt.Sprintf("orphan-7f3-%d", nth)
 		s.must(s.cluster.Apply(ctx, orphan, object{team, name}))
 		s.await("the Secret of "+name, func() bool { return exists(name) })
 		old := s.leader(a, b)
