@@ -225,14 +225,14 @@ func (c *Collector) addObject(o any) {
 		c.consumer(x)
 	case *gatewayv1.Gateway:
 		x := Consumer{Meta: c.meta(GroupGateway, "Gateway", &o.ObjectMeta), Class: c.str(string(o.Spec.GatewayClassName)), Shim: shimmed(o.Annotations), Ready: conditionTrue(o.Status.Conditions, "Programmed")}
-		for _, l := range o.Spec.Listeners {
-			c.listener(&x, l.Hostname, l.TLS)
+		for i, l := range o.Spec.Listeners {
+			c.listener(&x, i, l.Hostname, l.TLS)
 		}
 		c.consumer(x)
 	case *gatewayv1.ListenerSet:
 		x := Consumer{Meta: c.meta(GroupGateway, "ListenerSet", &o.ObjectMeta), Shim: shimmed(o.Annotations), Ready: conditionTrue(o.Status.Conditions, "Programmed")}
-		for _, l := range o.Spec.Listeners {
-			c.listener(&x, l.Hostname, l.TLS)
+		for i, l := range o.Spec.Listeners {
+			c.listener(&x, i, l.Hostname, l.TLS)
 		}
 		c.consumer(x)
 	}
@@ -432,7 +432,7 @@ func (c *Collector) ingress(o *networkingv1.Ingress) {
 			x.Hosts = append(x.Hosts, c.str(r.Host))
 		}
 	}
-	for _, t := range o.Spec.TLS {
+	for i, t := range o.Spec.TLS {
 		if t.SecretName == "" {
 			continue
 		}
@@ -440,7 +440,7 @@ func (c *Collector) ingress(o *networkingv1.Ingress) {
 		if a, b, ok := strings.Cut(name, "/"); ok {
 			ns, name = a, b
 		}
-		x.TLS = append(x.TLS, TLS{Hosts: c.strs(t.Hosts), Secret: SecretRef(c.str(ns), c.str(name)), Field: "spec.tls[].secretName"})
+		x.TLS = append(x.TLS, TLS{Hosts: c.strs(t.Hosts), Secret: SecretRef(c.str(ns), c.str(name)), Field: "spec.tls[].secretName", At: [2]int16{int16(i)}})
 	}
 	c.consumer(x)
 }
@@ -454,7 +454,7 @@ func (c *Collector) knativeIngress(o *netv1alpha1.Ingress) {
 			x.Hosts = append(x.Hosts, c.strs(r.Hosts)...)
 		}
 	}
-	for _, t := range o.Spec.TLS {
+	for i, t := range o.Spec.TLS {
 		if t.SecretName == "" {
 			continue
 		}
@@ -462,12 +462,12 @@ func (c *Collector) knativeIngress(o *netv1alpha1.Ingress) {
 		if ns == "" {
 			ns = o.Namespace
 		}
-		x.TLS = append(x.TLS, TLS{Hosts: c.strs(t.Hosts), Secret: SecretRef(c.str(ns), c.str(t.SecretName)), Field: "spec.tls[].secretName"})
+		x.TLS = append(x.TLS, TLS{Hosts: c.strs(t.Hosts), Secret: SecretRef(c.str(ns), c.str(t.SecretName)), Field: "spec.tls[].secretName", At: [2]int16{int16(i)}})
 	}
 	c.consumer(x)
 }
 
-func (c *Collector) listener(x *Consumer, hostname *gatewayv1.Hostname, tls *gatewayv1.ListenerTLSConfig) {
+func (c *Collector) listener(x *Consumer, at int, hostname *gatewayv1.Hostname, tls *gatewayv1.ListenerTLSConfig) {
 	var hosts []string
 	if hostname != nil && *hostname != "" {
 		hosts = []string{c.str(string(*hostname))}
@@ -476,7 +476,7 @@ func (c *Collector) listener(x *Consumer, hostname *gatewayv1.Hostname, tls *gat
 	if tls == nil {
 		return
 	}
-	for _, r := range tls.CertificateRefs {
+	for i, r := range tls.CertificateRefs {
 		if r.Kind != nil && *r.Kind != "Secret" || r.Group != nil && *r.Group != "" {
 			continue
 		}
@@ -484,7 +484,7 @@ func (c *Collector) listener(x *Consumer, hostname *gatewayv1.Hostname, tls *gat
 		if r.Namespace != nil {
 			ns = c.str(string(*r.Namespace))
 		}
-		x.TLS = append(x.TLS, TLS{Hosts: hosts, Secret: SecretRef(ns, c.str(string(r.Name))), Field: "spec.listeners[].tls.certificateRefs[].name"})
+		x.TLS = append(x.TLS, TLS{Hosts: hosts, Secret: SecretRef(ns, c.str(string(r.Name))), Field: "spec.listeners[].tls.certificateRefs[].name", At: [2]int16{int16(at), int16(i)}})
 	}
 }
 

@@ -1,6 +1,8 @@
 package inventory
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	cmacme "github.com/cert-manager/cert-manager/pkg/apis/acme/v1"
@@ -161,7 +163,25 @@ const (
 type TLS struct {
 	Hosts  []string
 	Secret Ref
-	Field  string
+	// Field is where the Secret is named, with [] for an element of a list; At are
+	// the elements' numbers.
+	Field string
+	At    [2]int16
+}
+
+// Pointer is the JSON pointer (RFC 6901) to the Secret's name.
+func (t TLS) Pointer() string {
+	var b strings.Builder
+	n := 0
+	for _, step := range strings.Split(t.Field, ".") {
+		name, list := strings.CutSuffix(step, "[]")
+		b.WriteString("/" + name)
+		if list {
+			fmt.Fprintf(&b, "/%d", t.At[n])
+			n++
+		}
+	}
+	return b.String()
 }
 
 // Consumer is an object that makes an ingress controller serve certificates:

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/certherd/certherd/proposal"
+)
+
+func rejectCommand() *cobra.Command {
+	var (
+		s      source
+		forget bool
+	)
+	c := &cobra.Command{
+		Use:   "reject NAMESPACE/NAME",
+		Short: "Reject a Consolidation for good, or take a decision back",
+		Long: `reject sets spec.rejected of a Consolidation: it is not carried out, and what is being carried out goes
+back to the state before. It stays rejected, whatever changes.
+
+--forget takes approval, rejection and undo back: it is then proposed again, and waits for a new decision.
+
+reject acts with your own rights: it needs to get and patch consolidations.certherd.dev in the namespace.`,
+		Example: `  # What is proposed?
+  kubectl get consolidations -A
+
+  certherd reject shop/wildcard-shop-example-com-6e331a74
+  certherd reject --forget shop/wildcard-shop-example-com-6e331a74`,
+		Args: cobra.ExactArgs(1),
+	}
+	s.loading = clientcmd.NewDefaultClientConfigLoadingRules()
+	f := c.Flags()
+	f.StringVar(&s.loading.ExplicitPath, "kubeconfig", "", "path of the kubeconfig file to use")
+	names := clientcmd.RecommendedConfigOverrideFlags("")
+	names.ContextOverrideFlags.Namespace.LongName = "" // objects are named in full
+	clientcmd.BindOverrideFlags(&s.overrides, f, names)
+	f.BoolVar(&forget, "forget", false, "take approval, rejection and undo back")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		namespace, name, ok := strings.Cut(args[0], "/")
+		if !ok || namespace == "" || name == "" {
+			return fmt.Errorf("%q names no Consolidation: write NAMESPACE/NAME, as `kubectl get consolidations -A` shows them", args[0])
+		}
+		cfg, err := s.config()
+		if err != nil {
+			return err
+		}
+		p, err := proposal.New(cfg, proposal.Options{})
+		if err != nil {
+			return err
+		}
+		x, err := p.Get(c.Context(), namespace, name)
+		if err != nil {
+			return err
+		}
+		decide, done := p.Reject, "rejected"
+		if forget {
+			decide, done = p.Forget, "undecided"
+		}
+		if _, err := decide(c.Context(), x); err != nil {
+			return fmt.Errorf("cannot write %s: %w", args[0], err)
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], done)
+		return err
+	}
+	return c
+}
