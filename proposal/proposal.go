@@ -47,8 +47,8 @@ type Outcome struct {
 	Err  error
 }
 
-// Proposer writes Consolidations. It needs the verbs list, get, create, patch and
-// delete on consolidations, and patch on consolidations/status.
+// Proposer writes Consolidations. It needs the verbs list, create, patch and delete
+// on consolidations, and patch on consolidations/status; Get needs get.
 type Proposer struct {
 	objects dynamic.NamespaceableResourceInterface
 	o       Options
