@@ -114,13 +114,17 @@ type look struct {
 	// name, by namespace and that name, sorted.
 	wildcards map[[2]string][]inventory.Ref
 	gateways  []gateway
-	// uses are how many members each issuer has, among those that are the same
-	// authority.
-	uses map[inventory.IssuerRef]int
+	// authorities are the first issuers that are an authority, by what proves it.
+	authorities map[string]inventory.IssuerRef
 }
 
 func (o Options) look(s *inventory.Snapshot) *look {
-	l := &look{o: o, s: s, wildcards: map[[2]string][]inventory.Ref{}, uses: map[inventory.IssuerRef]int{}}
+	l := &look{o: o, s: s, wildcards: map[[2]string][]inventory.Ref{}, authorities: map[string]inventory.IssuerRef{}}
+	for i := len(s.Issuers) - 1; i >= 0; i-- {
+		if x := &s.Issuers[i]; x.Authority != "" {
+			l.authorities[string(x.Type)+" "+x.Authority] = inventory.IssuerRef(x.Ref)
+		}
+	}
 	l.findWildcards()
 	l.gateways = gateways(s)
 	type place struct {
@@ -150,7 +154,6 @@ func (o Options) look(s *inventory.Snapshot) *look {
 			l.groups = append(l.groups, g)
 		}
 		g.members = append(g.members, m)
-		l.uses[m.crt.Issuer]++
 	}
 	l.merge()
 	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
@@ -393,17 +396,19 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 	if len(m.hosts()) == 0 {
 		return "it has no DNS name"
 	}
-	for _, e := range slices.Concat(l.s.To(m.secret()), l.s.To(m.object())) {
-		if e.Via == inventory.Owner || slices.ContainsFunc(m.consumers, func(c *inventory.Consumer) bool { return c.Ref == e.From }) || l.s.Writes(e.From, m.secret()) {
-			continue
+	for _, edges := range [...][]inventory.Edge{l.s.To(m.secret()), l.s.To(m.object())} {
+		for _, e := range edges {
+			if e.Via == inventory.Owner || slices.ContainsFunc(m.consumers, func(c *inventory.Consumer) bool { return c.Ref == e.From }) || l.s.Writes(e.From, m.secret()) {
+				continue
+			}
+			if e.Via == inventory.Field {
+				return fmt.Sprintf("%s uses it, too, in %s, and would not be switched", e.From, e.Field)
+			}
+			if e.From.IsZero() {
+				return fmt.Sprintf("it may be used otherwise (%s)", e.Field)
+			}
+			return fmt.Sprintf("%s may use it, too (%s)", e.From, e.Field)
 		}
-		if e.Via == inventory.Field {
-			return fmt.Sprintf("%s uses it, too, in %s, and would not be switched", e.From, e.Field)
-		}
-		if e.From.IsZero() {
-			return fmt.Sprintf("it may be used otherwise (%s)", e.Field)
-		}
-		return fmt.Sprintf("%s may use it, too (%s)", e.From, e.Field)
 	}
 	for w := range l.s.EachWriter(m.secret()) {
 		if w.Group == inventory.GroupCertManager && w != m.crt.Ref {

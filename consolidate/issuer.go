@@ -102,12 +102,7 @@ func (l *look) authority(ref inventory.IssuerRef) inventory.IssuerRef {
 	if x == nil || x.Authority == "" {
 		return ref
 	}
-	for i := range l.s.Issuers {
-		if l.s.Issuers[i].Authority == x.Authority && l.s.Issuers[i].Type == x.Type {
-			return inventory.IssuerRef(l.s.Issuers[i].Ref)
-		}
-	}
-	return ref
+	return l.authorities[string(x.Type)+" "+x.Authority]
 }
 
 // issuerOf is the issuer that most members of a group have.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 
@@ -45,6 +46,19 @@ func TestPlan(t *testing.T) {
 	for _, wrong := range [][]string{{"-o", "json"}, {"--all"}, {"-l", "a=b"}} {
 		if _, _, err := plan(append(wrong, "-f", "../../examples/knative-mess")...); err == nil {
 			t.Error(wrong, "is taken")
+		}
+	}
+}
+
+// TestDecisionsNameAnObject: who decides says about what, namespace and name.
+func TestDecisionsNameAnObject(t *testing.T) {
+	for _, args := range [][]string{{"reject", "x"}, {"reject", "/x"}, {"reject", "--forget", "x/"}, {"undo", "consolidation/x"}} {
+		root := rootCommand("certherd")
+		root.SetArgs(append(args, "--server", "http://127.0.0.1:1"))
+		root.SetOut(io.Discard)
+		root.SetErr(io.Discard)
+		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "NAMESPACE/NAME") {
+			t.Error(args, err)
 		}
 	}
 }

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/proposal"
 )
 
@@ -39,31 +42,36 @@ reject acts with your own rights: it needs to get and patch consolidations.certh
 	clientcmd.BindOverrideFlags(&s.overrides, f, names)
 	f.BoolVar(&forget, "forget", false, "take approval, rejection and undo back")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		namespace, name, ok := strings.Cut(args[0], "/")
-		if !ok || namespace == "" || name == "" {
-			return fmt.Errorf("%q names no Consolidation: write NAMESPACE/NAME, as `kubectl get consolidations -A` shows them", args[0])
-		}
 		cfg, err := s.config()
 		if err != nil {
 			return err
 		}
-		p, err := proposal.New(cfg, proposal.Options{})
-		if err != nil {
-			return err
-		}
-		x, err := p.Get(c.Context(), namespace, name)
-		if err != nil {
-			return err
-		}
-		decide, done := p.Reject, "rejected"
 		if forget {
-			decide, done = p.Forget, "undecided"
+			return decide(c, cfg, args[0], (*proposal.Proposer).Forget, "undecided")
 		}
-		if _, err := decide(c.Context(), x); err != nil {
-			return fmt.Errorf("cannot write %s: %w", args[0], err)
-		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", args[0], done)
-		return err
+		return decide(c, cfg, args[0], (*proposal.Proposer).Reject, "rejected")
 	}
 	return c
+}
+
+// decide writes a person's decision about a Consolidation, named NAMESPACE/NAME,
+// and says what comes of it.
+func decide(c *cobra.Command, cfg *rest.Config, object string, how func(*proposal.Proposer, context.Context, *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error), what string) error {
+	namespace, name, ok := strings.Cut(object, "/")
+	if !ok || namespace == "" || name == "" {
+		return fmt.Errorf("%q names no Consolidation: write NAMESPACE/NAME, as `kubectl get consolidations -A` shows them", object)
+	}
+	p, err := proposal.New(cfg, proposal.Options{})
+	if err != nil {
+		return err
+	}
+	x, err := p.Get(c.Context(), namespace, name)
+	if err != nil {
+		return err
+	}
+	if _, err := how(p, c.Context(), x); err != nil {
+		return fmt.Errorf("cannot write Consolidation %s: %w", object, err)
+	}
+	_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", object, what)
+	return err
 }

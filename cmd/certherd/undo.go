@@ -9,6 +9,7 @@ import (
 
 	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/explain"
+	"github.com/certherd/certherd/proposal"
 )
 
 // home is the namespace that certherd runs in unless it is told otherwise.
@@ -41,6 +42,7 @@ func undoCommand() *cobra.Command {
   certificate   a removed Certificate is made again as it was, and cert-manager goes on with the
                 certificate that is still in its Secret, without ordering a new one
   kcertificate  the same for a Certificate of Knative
+  consolidation what it has switched goes back to the certificates before; what was not begun is not
 
 A ROUND is named as certherd history shows it, and is taken back as far as possible. A Secret that
 was deleted after its grace period is gone for good.
@@ -52,6 +54,7 @@ undo acts with your own rights: it needs to get and patch Secrets, to create Cer
 write ConfigMaps in certherd's namespace.`,
 		Example: `  certherd undo certificate/team-a/web
   certherd undo secret/team-a/web-tls
+  certherd undo consolidation/shop/wildcard-shop-example-com-6e331a74
   certherd undo 20261123-124640-3fa9c2`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -61,6 +64,9 @@ write ConfigMaps in certherd's namespace.`,
 		cfg, err := s.config()
 		if err != nil {
 			return err
+		}
+		if name, ok := strings.CutPrefix(args[0], "consolidation/"); ok {
+			return decide(c, cfg, name, (*proposal.Proposer).Undo, "goes back to the state before")
 		}
 		u, err := apply.NewUndoer(cfg, namespace)
 		if err != nil {
