@@ -365,10 +365,6 @@ func TestLateWriteLoses(t *testing.T) {
 // decide, and these cannot write what is certherd's to say.
 func TestRights(t *testing.T) {
 	w := newWorld(t)
-	b, err := os.ReadFile("../manifests/consolidate/clusterrole.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
 	as := func(user string) *Proposer {
 		cfg := rest.CopyConfig(w.cfg)
 		cfg.Impersonate.UserName = user
@@ -378,21 +374,25 @@ func TestRights(t *testing.T) {
 		}
 		return p
 	}
-	for _, doc := range strings.Split(string(b), "\n---\n") {
+	for file, user := range map[string]string{"list/clusterrole": "service", "propose/clusterrole": "service", "operator/decide": "person"} {
+		b, err := os.ReadFile("../manifests/" + file + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
 		var role rbacv1.ClusterRole
-		if err := yaml.UnmarshalStrict([]byte(doc), &role); err != nil {
+		if err := yaml.UnmarshalStrict(b, &role); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := w.core.RbacV1().ClusterRoles().Create(t.Context(), &role, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: role.Name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name}, Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: role.Name}}}
+		binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: role.Name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name}, Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}}}
 		if _, err := w.core.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	person := as("certherd-decide")
-	w.p = as("certherd-consolidate")
+	person := as("person")
+	w.p = as("service")
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		// The authorizer of the API server sees a new binding after a moment.
 		_, err1 := w.p.List(t.Context())
@@ -406,6 +406,7 @@ func TestRights(t *testing.T) {
 	w.want("approved", w.sync(w.proposals("a", "b")), "changed Approved")
 	c := w.get()
 	want := *w.proposals("a", "b")[0].Consolidation
+	want.Status.Phase = v1alpha1.Held
 	if _, _, err := person.applyStatus(t.Context(), &want, c); !apierrors.IsForbidden(err) {
 		t.Error("a person writes the status:", err)
 	}
