@@ -13,7 +13,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -359,63 +358,6 @@ func TestLateWriteLoses(t *testing.T) {
 		t.Error("a late rejection:", err)
 	}
 	w.want("phase", string(w.get().Status.Phase), string(v1alpha1.Issuing))
-}
-
-// TestRights: the roles of the manifests are enough for the service and for those who
-// decide, and these cannot write what is certherd's to say.
-func TestRights(t *testing.T) {
-	w := newWorld(t)
-	as := func(user string) *Proposer {
-		cfg := rest.CopyConfig(w.cfg)
-		cfg.Impersonate.UserName = user
-		p, err := New(cfg, w.p.o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return p
-	}
-	for file, user := range map[string]string{"list/clusterrole": "service", "propose/clusterrole": "service", "operator/decide": "person"} {
-		b, err := os.ReadFile("../manifests/" + file + ".yaml")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var role rbacv1.ClusterRole
-		if err := yaml.UnmarshalStrict(b, &role); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.core.RbacV1().ClusterRoles().Create(t.Context(), &role, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: role.Name}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name}, Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}}}
-		if _, err := w.core.RbacV1().ClusterRoleBindings().Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	person := as("person")
-	w.p = as("service")
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		// The authorizer of the API server sees a new binding after a moment.
-		_, err1 := w.p.List(t.Context())
-		_, err2 := person.List(t.Context())
-		if err1 == nil && err2 == nil {
-			break
-		}
-	}
-	w.want("made", w.sync(w.proposals("a", "b")), "created Proposed")
-	w.must(person.Approve(t.Context(), w.get()))
-	w.want("approved", w.sync(w.proposals("a", "b")), "changed Approved")
-	c := w.get()
-	want := *w.proposals("a", "b")[0].Consolidation
-	want.Status.Phase = v1alpha1.Held
-	if _, _, err := person.applyStatus(t.Context(), &want, c); !apierrors.IsForbidden(err) {
-		t.Error("a person writes the status:", err)
-	}
-	if err := person.objects.Namespace(w.ns).Delete(t.Context(), c.Name, metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
-		t.Error("a person deletes it:", err)
-	}
-	w.want("withdrawn", w.sync(nil), "withdrawn Withdrawn")
-	w.now = w.now.Add(2 * time.Hour)
-	w.want("deleted", w.sync(nil), "deleted Withdrawn")
 }
 
 // TestRulesOfTheResource: what the API server does not take.
