@@ -386,7 +386,7 @@ func unsupported(st plan.Step) string {
 		}
 		return ""
 	}
-	return fmt.Sprintf("%s %s: certherd does not carry out such a step yet, and begins no change that has one", st.Action, st.Object)
+	return fmt.Sprintf("%s %s: that is a step of a consolidation, which goes its own way once it is approved: see `kubectl get consolidations -A`", st.Action, st.Object)
 }
 
 // postpone ends the changes that have come to the deletion of a Secret after

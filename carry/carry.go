@@ -267,6 +267,13 @@ func (d *decision) obstacle() string {
 	case len(d.o.Rivals) > 0:
 		return fmt.Sprintf("Routes could take %s for the wildcard, too, and choose at random: take one of the two away, or its label networking.knative.dev/wildcardDomain", d.o.Rivals[0])
 	}
+	for _, m := range d.c.Spec.Members {
+		for _, c := range m.Consumers {
+			if d.knative() != (c.Kind == v1alpha1.ConsumerKIngress) || !d.knative() && c.Kind != v1alpha1.ConsumerIngress {
+				return fmt.Sprintf("%s %s names the Secret of %s, and certherd does not switch objects of that kind", c.Kind, c.Name, m.Name)
+			}
+		}
+	}
 	for _, c := range d.o.Consumers {
 		switch {
 		case c.Ignored:

@@ -74,6 +74,9 @@ func TestNext(t *testing.T) {
 		{name: "begins", phase: approved, then: func(o *carry.Observation) { o.Source = carry.Source{} }, want: issuing},
 		{name: "held", phase: approved, then: func(o *carry.Observation) { o.Hold = "the window is closed" }, want: approved, says: "the window is closed"},
 		{name: "a rival at first", phase: approved, then: func(o *carry.Observation) { o.Rivals = []inventory.Ref{route("x")} }, want: approved, says: "choose at random"},
+		{name: "a kind that is not switched", phase: approved, also: func(c *v1alpha1.Consolidation) {
+			c.Spec.Members = []v1alpha1.Member{{Name: "m", Consumers: []v1alpha1.Consumer{{Kind: v1alpha1.ConsumerGateway, Name: "edge"}}}}
+		}, want: approved, says: "does not switch"},
 		{name: "opted out", phase: approved, then: func(o *carry.Observation) { o.Consumers[0].Ignored = true }, want: approved, says: "opted out"},
 		{name: "opted out meanwhile", phase: verifying, then: func(o *carry.Observation) { o.Consumers[0].Ignored = true }, want: verifying, says: "opted out"},
 		{name: "issues", phase: issuing, then: func(o *carry.Observation) { o.Source = carry.Source{} }, want: issuing, does: "create"},

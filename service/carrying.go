@@ -12,6 +12,7 @@ import (
 	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
@@ -24,9 +25,10 @@ type carrying struct {
 	stop      context.CancelFunc
 	ended     chan struct{}
 
-	mutex sync.Mutex
-	old   []inventory.Ref // what the next round may take away
-	round time.Time       // when a round was asked for last
+	mutex   sync.Mutex
+	old     []inventory.Ref // what the next round may take away
+	round   time.Time       // when a round was asked for last
+	cleared map[string]bool // namespace/name of those that mode enforce lets begin
 }
 
 // sweepEvery is the least time between two rounds that are asked for to take old
@@ -56,7 +58,7 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 	o := live.Defaults()
 	o.Options = c.CarryOptions()
 	o.Gap, o.Gateway, o.Unprobed = time.Duration(c.Consolidate.Gap), c.Consolidate.Gateway, !c.Consolidate.Probe
-	o.Hold = func(*v1alpha1.Consolidation) string { return k.holdsConsolidations(c) }
+	o.Hold = func(y *v1alpha1.Consolidation) string { return k.holdsConsolidation(c, x, y) }
 	o.Sweep = func(_ *v1alpha1.Consolidation, old []inventory.Ref) { x.sweep(old) }
 	o.Tell = k.tellConsolidation
 	carrier, err := live.New(k.writer, o)
@@ -94,6 +96,40 @@ func (k *keeper) holdsConsolidations(c *configuration) string {
 		return "consolidate is in mode audit, which carries nothing out"
 	}
 	return t.Closed(time.Now())
+}
+
+// holdsConsolidation says why one may not begin, nor switch. Where nobody is asked,
+// the gate has to have cleared it in a round of its rule, whose budget that is.
+func (k *keeper) holdsConsolidation(c *configuration, x *carrying, y *v1alpha1.Consolidation) string {
+	if n := k.o.Namespaces; len(n) > 0 && !slices.Contains(n, y.Namespace) {
+		return "this certherd looks after other namespaces"
+	}
+	if why := k.holdsConsolidations(c); why != "" || c.Consolidate.Mode != gate.Enforce || y.Status.Phase.Executing() {
+		return why
+	}
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	if !x.cleared[y.Namespace+"/"+y.Name] {
+		return "it waits for a round of consolidate in which the budget has room for it"
+	}
+	return ""
+}
+
+// clears notes what the gate has cleared in a round of consolidate.
+func (x *carrying) clears(proposals []consolidate.Proposal, cleared gate.Cleared) {
+	ids := map[string]bool{}
+	for _, c := range cleared.Changes() {
+		ids[c.ID] = true
+	}
+	names := map[string]bool{}
+	for _, p := range proposals {
+		if ids[p.Change.ID] {
+			names[p.Consolidation.Namespace+"/"+p.Consolidation.Name] = true
+		}
+	}
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	x.cleared = names
 }
 
 func (k *keeper) tellConsolidation(c *v1alpha1.Consolidation, d carry.Decision, err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/leader"
@@ -146,6 +148,9 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		// What was refused as a whole withdraws nothing: the cluster has not changed.
 		if err == nil && !k.propose(ctx, c, snapshot, o.Consolidate, o.Gate, held) {
 			result = "incomplete"
+		}
+		if k.carrying != nil && c.Consolidate.Mode == gate.Enforce && slices.ContainsFunc(due, func(d config.Round) bool { return d.Rule == gate.Consolidate }) {
+			k.carrying.clears(consolidate.Proposals(snapshot, o.Consolidate), cleared)
 		}
 		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, cleared) {
 			result = "incomplete"

@@ -155,7 +155,7 @@ func TestAPIServerRestartsMeanwhile(t *testing.T) {
 	defer c.end()
 	o := w.options(t.Logf)
 	o.Soak = time.Hour
-	r, err := carrylive.New(w.cfg, o)
+	r, err := w.carry(o)
 	must(t, err)
 	s := &sweeper{w: w, logf: t.Logf}
 	restart := func() {
@@ -201,7 +201,7 @@ func TestCertManagerPausedBeforeReady(t *testing.T) {
 	defer c.end()
 	o := w.options(t.Logf)
 	o.Issue = 5 * time.Second
-	r, err := carrylive.New(w.cfg, o)
+	r, err := w.carry(o)
 	must(t, err)
 	s := &sweeper{w: w, logf: t.Logf}
 	w.phase(t, ns, r, s, v1alpha1.Issuing)
@@ -296,7 +296,7 @@ func TestAnotherWildcardIsThere(t *testing.T) {
 	defer c.end()
 	var said string
 	o := w.options(t.Logf)
-	r, err := carrylive.New(w.cfg, o)
+	r, err := w.carry(o)
 	must(t, err)
 	for range 5 {
 		_, err := r.Pass(ctx)
@@ -365,7 +365,7 @@ func lead(kubeconfig, gateway, ns string, phase v1alpha1.Phase, where string) er
 			select {}
 		}
 	}
-	r, err := carrylive.New(cfg, o)
+	r, err := w.carry(o)
 	if err != nil {
 		return err
 	}

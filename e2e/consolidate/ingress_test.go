@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/certherd/certherd/api/v1alpha1"
-	carrylive "github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/e2e/stack"
 )
 
@@ -220,7 +219,7 @@ func TestSomebodyChangesAnIngressBack(t *testing.T) {
 	defer c.end()
 	o := w.options(t.Logf)
 	o.Gateway = address
-	r, err := carrylive.New(w.cfg, o)
+	r, err := w.carry(o)
 	must(t, err)
 	s := &sweeper{w: w, logf: t.Logf}
 	w.phase(t, ns, r, s, v1alpha1.Soaking)
@@ -246,7 +245,7 @@ func TestIssuerThatNeverIssues(t *testing.T) {
 	w.approve(t, x)
 	o := w.options(t.Logf)
 	o.Gateway, o.Issue = address, 5*time.Second
-	r, err := carrylive.New(w.cfg, o)
+	r, err := w.carry(o)
 	must(t, err)
 	w.phase(t, ns, r, &sweeper{w: w, logf: t.Logf}, v1alpha1.RolledBack)
 	if f := w.get(t, ns).Status.Execution.Failure; !strings.Contains(f, "was not Ready after 5s") {

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -40,7 +41,11 @@ import (
 	"github.com/certherd/certherd/proposal"
 )
 
-const home = "certherd-7f3"
+const (
+	home = "certherd-7f3"
+	// carrier is who carries out, with the rights of that and no others.
+	carrier = "carrier-7f3"
+)
 
 var (
 	certificates    = schema.GroupVersionResource{Group: "cert-manager.io", Version: "v1", Resource: "certificates"}
@@ -97,6 +102,15 @@ func setUp(t *testing.T) *world {
 		_, err := w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).List(ctx, metav1.ListOptions{})
 		return err == nil
 	})
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: carrier}, Rules: carrylive.Rights()}
+	_, err = w.c.Typed.RbacV1().ClusterRoles().Create(ctx, role, metav1.CreateOptions{})
+	must(t, err)
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: carrier}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: carrier},
+		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: carrier}},
+	}
+	_, err = w.c.Typed.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
+	must(t, err)
 	// The authority of the ClusterIssuer ca: clients trust it and nothing else.
 	pem, err := w.authority(ctx)
 	must(t, err)
@@ -263,8 +277,15 @@ func (w *world) carrier(logf func(string, ...any)) (*carrylive.Carrier, *sweeper
 	s := &sweeper{w: w, logf: logf}
 	o := w.options(logf)
 	o.Sweep = s.want
-	r, err := carrylive.New(w.cfg, o)
+	r, err := w.carry(o)
 	return r, s, err
+}
+
+// carry is a Carrier with its own rights.
+func (w *world) carry(o carrylive.Options) (*carrylive.Carrier, error) {
+	cfg := rest.CopyConfig(w.cfg)
+	cfg.Impersonate.UserName = carrier
+	return carrylive.New(cfg, o)
 }
 
 // sweeper keeps the rounds that take away what was replaced.
@@ -317,7 +338,7 @@ func (s *sweeper) round(ctx context.Context) error {
 func (w *world) until(t *testing.T, what string, r *carrylive.Carrier, s *sweeper, done func() bool) {
 	t.Helper()
 	ctx := context.Background()
-	for end := time.Now().Add(4 * time.Minute); !done(); {
+	for end := time.Now().Add(10 * time.Minute); !done(); {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -32,6 +32,7 @@ import (
 
 	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/apply"
+	carrylive "github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
@@ -40,7 +41,7 @@ import (
 )
 
 // folders are those of manifests/ that one applies.
-var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "example"}
+var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "carry", "example"}
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
@@ -106,6 +107,24 @@ func TestEnforceGrantsWhatApplyLists(t *testing.T) {
 		if !slices.Contains(got, r) {
 			t.Errorf("used, and not granted: %s", r)
 		}
+	}
+}
+
+// TestCarryGrantsWhatItNeeds: e2e/consolidate runs with just these rights.
+func TestCarryGrantsWhatItNeeds(t *testing.T) {
+	s := &site{T: t}
+	got := grants(s, s.render("carry"), "certherd", "certherd")
+	n := 0
+	for _, r := range carrylive.Rights() {
+		for _, v := range r.Verbs {
+			n++
+			if g := (grant{"", v, r.APIGroups[0], r.Resources[0]}); !slices.Contains(got, g) {
+				t.Errorf("used, and not granted: %s", g)
+			}
+		}
+	}
+	if n != len(got) {
+		t.Errorf("%d rights are granted, and %d are used", len(got), n)
 	}
 }
 
