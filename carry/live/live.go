@@ -70,6 +70,7 @@ type Carrier struct {
 // memory is what is forgotten without harm when a leader ends: it makes somebody
 // wait a little longer, or touch something once more.
 type memory struct {
+	told    string // the last message
 	touched map[string]time.Time // by UID
 	unready map[string]time.Time
 	bad     map[string]time.Time         // by host
@@ -205,9 +206,11 @@ func (r *Carrier) step(ctx context.Context, c *v1alpha1.Consolidation, all []*v1
 		r.o.Sweep(c, d.Sweep)
 	}
 	if moved || len(d.Writes) == 0 {
-		if moved && r.o.Tell != nil {
+		// What has not begun has no status of ours to say why.
+		if r.o.Tell != nil && (moved || !d.Phase.Executing() && d.Message != m.told) {
 			r.o.Tell(c, d, nil)
 		}
+		m.told = d.Message
 		return d, nil
 	}
 	var errs []error
