@@ -70,7 +70,7 @@ type Carrier struct {
 // memory is what is forgotten without harm when a leader ends: it makes somebody
 // wait a little longer, or touch something once more.
 type memory struct {
-	told    string // the last message
+	told    string               // the last message
 	touched map[string]time.Time // by UID
 	unready map[string]time.Time
 	bad     map[string]time.Time         // by host
