@@ -46,8 +46,8 @@ test: build stack-build ## everything: unit, scenarios, a real kube-apiserver, t
 	go test -p 1 -timeout 40m ./...
 
 .PHONY: soak
-soak: ## half an hour of services that come and go, and of leaders that are killed, stopped and cut off
-	go test -p 1 -v -timeout 90m -run TestSoak ./e2e/service -long -soak 30m -change 1m -pace 3s
+soak: ## half an hour of services that come and go, and of leaders that are killed, stopped and cut off, and of clocks that jump
+	go test -p 1 -v -timeout 90m -run 'TestSoak|TestClockJumps' ./e2e/service -long -soak 30m -change 1m -pace 3s
 
 .PHONY: demo
 demo: build ## a real cluster with a realistic mess, audited: table, page and dump in out/demo

@@ -26,7 +26,7 @@ var (
 	soak   = flag.Duration("soak", 45*time.Second, "how long TestSoak goes on")
 	change = flag.Duration("change", 9*time.Second, "how often another replica is made the leader in TestSoak")
 	pace   = flag.Duration("pace", time.Second, "how often TestSoak makes or deletes something")
-	long   = flag.Bool("long", false, "demand of TestSoak what only a long one is sure to see")
+	long   = flag.Bool("long", false, "also run what takes many minutes, and demand of TestSoak what only a long one is sure to see")
 	seed   = flag.Int64("seed", 1, "of what TestSoak does by chance")
 )
 
