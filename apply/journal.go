@@ -46,6 +46,10 @@ const (
 // Undo is the Action of an entry about something that a person has taken back.
 const Undo plan.Action = "undo"
 
+// Said is the Action of an entry about something that a person, or certherd's
+// circuit breaker, has said about changes, and that concerns no single object.
+const Said plan.Action = "said"
+
 // State says how far an entry has come.
 type State string
 
@@ -165,6 +169,30 @@ func (j *Journal) Entries(ctx context.Context) ([]Entry, error) {
 	}
 	slices.SortStableFunc(out, func(a, b Entry) int { return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Round, b.Round)) })
 	return out, nil
+}
+
+// Note adds entries about what was not carried out by an Applier, but is part of
+// the story: what a person has said. Those whose ID is there already are left
+// out.
+func (j *Journal) Note(ctx context.Context, entries []Entry) error {
+	if err := j.load(ctx); err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, e := range j.all() {
+		known[e.ID] = true
+	}
+	var fresh []*Entry
+	for _, e := range entries {
+		if !known[e.ID] {
+			fresh = append(fresh, &e)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	_, err := j.add(ctx, fresh)
+	return err
 }
 
 func (j *Journal) all() []*Entry {

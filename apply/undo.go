@@ -94,7 +94,7 @@ func (u *Undoer) Round(ctx context.Context, id string) ([]Undone, error) {
 		switch {
 		case e.Action == plan.Delete && !restorable(ref):
 			errs = append(errs, fmt.Errorf("%s was deleted for good", ref))
-		case e.Action == plan.Unretire, e.Action == Undo:
+		case e.Action == plan.Unretire, e.Action == Undo, e.Action == Said:
 			nothing++ // it took something back itself
 		default:
 			refs = append(refs, ref)

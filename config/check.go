@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/gateway"
 )
 
 // Check tells what is wrong with a Config, nil if nothing is. Parse has done it.
@@ -31,6 +32,7 @@ func (c Config) check(broken map[string]bool) Errors {
 	if !(c.MaxShare >= 0 && c.MaxShare <= 1) {
 		k.fail("maxShare", "it must be from 0%% to 100%%")
 	}
+	c.Breaker.check(&k)
 	c.Ignore.check(&k)
 	for _, name := range gate.Rules() {
 		c.checkRule(&k, string(name), c.Rules()[name])
@@ -116,6 +118,22 @@ func intTag(f reflect.StructField, name string) int {
 		panic("config: field " + f.Name + ": " + err.Error())
 	}
 	return n
+}
+
+func (b Breaker) check(k *checker) {
+	for i, page := range b.Gateways {
+		if err := gateway.CheckURL(page); err != nil {
+			k.fail(fmt.Sprintf("breaker.gateways[%d]", i), "%v", err)
+		}
+	}
+	for i, p := range b.Pods {
+		if _, err := p.split(); err != nil {
+			k.fail(fmt.Sprintf("breaker.pods[%d]", i), "%v", err)
+		}
+	}
+	if !(b.Failed >= 0 && b.Failed <= 1) {
+		k.fail("breaker.failed", "it must be from 0%% to 100%%")
+	}
 }
 
 func (i Ignore) check(k *checker) {

@@ -13,6 +13,7 @@ import (
 	_ "embed"
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/gateway"
 	"github.com/certherd/certherd/gc"
 )
 
@@ -43,6 +45,13 @@ type Config struct {
 	// list that came back short is likelier than so much garbage. A person then
 	// looks at the plan and approves it as a whole, or raises this.
 	MaxShare Share `yaml:"maxShare"`
+	// ApprovalLifetime is how long an approval holds. It should reach to the next
+	// window, and is for one state of one change in any case.
+	ApprovalLifetime Duration `yaml:"approvalLifetime" min:"1m" max:"8760h"`
+	// Breaker is what gateways are watched for while changes are carried out.
+	// Whatever becomes worse after a batch stops everything, until a person says
+	// `certherd approve --resume`.
+	Breaker Breaker `yaml:"breaker"`
 	// Ignore says what is never touched, in addition to what carries the
 	// annotation certherd.dev/ignore: "true" or is in a namespace that does.
 	Ignore Ignore `yaml:"ignore"`
@@ -67,6 +76,31 @@ type Ignore struct {
 	// Labels are label selectors as kubectl takes them, such as tier=gold or
 	// "team in (a, b)"; one that matches is enough.
 	Labels []Selector `yaml:"labels"`
+}
+
+// Breaker is what gateways are watched for.
+type Breaker struct {
+	// Gateways are the Prometheus pages of Envoys, as URLs such as
+	// http://envoy.example:9901/stats/prometheus.
+	Gateways []string `yaml:"gateways"`
+	// Pods find the pages of Envoys that run as Pods: namespace/labelselector,
+	// port and path. The default finds those of Kourier, if there are any.
+	Pods []Pods `yaml:"pods"`
+	// Unreadable is what to do while a gateway cannot be read: stop, until it can
+	// be, or go on with the others. Both are said.
+	Unreadable Unreadable `yaml:"unreadable" values:"stop, go-on"`
+	// Settle is how long after each batch the gateways are read again. An object
+	// that is not Ready then gets as long again.
+	Settle Duration `yaml:"settle" min:"0s" max:"10m"`
+	// Rejected is how many updates of their configuration gateways may reject
+	// after a batch.
+	Rejected int `yaml:"rejected" min:"0" max:"1000000"`
+	// Failed is by how much the share of answers with 5xx may rise; fewer than 10
+	// such answers do not count.
+	Failed Share `yaml:"failed"`
+	// Unready is how many Knative Ingresses, Gateways and Ingresses may lose their
+	// readiness.
+	Unready int `yaml:"unready" min:"0" max:"1000000"`
 }
 
 // Rule is what every rule has.
@@ -227,6 +261,9 @@ func Default() Config {
 	return Config{
 		TimeZone: "UTC",
 		MaxShare: Share(limits.MaxShare),
+
+		ApprovalLifetime: Duration(168 * time.Hour),
+		Breaker:          Breaker{Pods: []Pods{podsOf(gateway.Kourier())}, Unreadable: StopUnreadable, Settle: Duration(10 * time.Second), Failed: Share(gateway.Defaults().Failed)},
 		GC: GC{
 			Rule:   rule(gate.GC, "7 * * * *"),
 			MinAge: Duration(5 * time.Minute), RequestAge: Duration(24 * time.Hour),
@@ -278,6 +315,24 @@ func (c Config) CarryOptions() carry.Options {
 	x := c.Consolidate
 	o.Issue, o.Switch, o.Patience, o.Soak = time.Duration(x.IssueTimeout), time.Duration(x.SwitchTimeout), time.Duration(x.Patience), time.Duration(x.Soak)
 	return o
+}
+
+// GatewayOptions are the options of package gateway.
+func (c Config) GatewayOptions() gateway.Options {
+	o := gateway.Options{Pages: c.Breaker.Gateways}
+	for _, p := range c.Breaker.Pods {
+		if x, err := p.split(); err == nil { // Parse lets nothing else through
+			o.Pods = append(o.Pods, x)
+		}
+	}
+	return o
+}
+
+// GatewayLimits are how much worse gateways may become.
+func (c Config) GatewayLimits() gateway.Limits {
+	l := gateway.Defaults()
+	l.Rejected, l.Failed, l.Unready = c.Breaker.Rejected, float64(c.Breaker.Failed), c.Breaker.Unready
+	return l
 }
 
 // Policy is the gate's policy for a round of all rules, without approvals. What
@@ -442,5 +497,61 @@ func (s *Selector) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q matches every object, so that nothing would ever be done: take it out, or use mode audit", text)
 	}
 	*s = Selector(text)
+	return nil
+}
+
+// Unreadable is what to do while a gateway cannot be read. Any value but
+// IgnoreUnreadable is StopUnreadable.
+type Unreadable string
+
+// The values of Unreadable.
+const (
+	StopUnreadable   Unreadable = "stop"
+	IgnoreUnreadable Unreadable = "go-on"
+)
+
+// UnmarshalText takes the two values and nothing else.
+func (u *Unreadable) UnmarshalText(text []byte) error {
+	switch x := Unreadable(text); x {
+	case StopUnreadable, IgnoreUnreadable:
+		*u = x
+		return nil
+	}
+	return fmt.Errorf("%q is not known: use stop or go-on", text)
+}
+
+func (u Unreadable) String() string { return string(u) }
+
+// Pods are gateways that run as Pods, written like
+// kourier-system/app=3scale-kourier-gateway:9000/stats/prometheus.
+type Pods string
+
+var podsForm = regexp.MustCompile(`^([a-z0-9][-a-z0-9]*)/(.+):([0-9]+)(/.*)$`)
+
+func (p Pods) split() (gateway.Pods, error) {
+	m := podsForm.FindStringSubmatch(string(p))
+	if m == nil {
+		return gateway.Pods{}, fmt.Errorf("%q names no Pods: write namespace/labelselector:port/path, for example %s", p, podsOf(gateway.Kourier()))
+	}
+	if _, err := labels.Parse(m[2]); err != nil {
+		return gateway.Pods{}, fmt.Errorf("%q is no label selector: %w", m[2], err)
+	}
+	port, err := strconv.ParseUint(m[3], 10, 16)
+	if err != nil || port == 0 {
+		return gateway.Pods{}, fmt.Errorf("%q is no port", m[3])
+	}
+	return gateway.Pods{Namespace: m[1], Selector: m[2], Port: int(port), Path: m[4]}, nil
+}
+
+func podsOf(p gateway.Pods) Pods {
+	return Pods(fmt.Sprintf("%s/%s:%d%s", p.Namespace, p.Selector, p.Port, p.Path))
+}
+
+// UnmarshalText takes what can be split.
+func (p *Pods) UnmarshalText(text []byte) error {
+	if _, err := Pods(text).split(); err != nil {
+		return err
+	}
+	*p = Pods(text)
 	return nil
 }

@@ -107,10 +107,11 @@ func literal(v reflect.Value) string {
 	}
 	switch v.Kind() {
 	case reflect.Slice:
-		if v.Len() > 0 {
-			panic("a default that is a list is not foreseen")
+		var all []string
+		for i := range v.Len() {
+			all = append(all, fmt.Sprintf("%q", v.Index(i).String()))
 		}
-		return "[]"
+		return "[" + strings.Join(all, ", ") + "]"
 	case reflect.String:
 		if _, ok := v.Interface().(gate.Mode); ok {
 			return v.String()
@@ -163,6 +164,8 @@ func values(f reflect.StructField) string {
 		return "0 or more, or `disabled`"
 	case reflect.TypeFor[[]Window]():
 		return "list of windows"
+	case reflect.TypeFor[[]Pods]():
+		return "list of namespace/selector:port/path"
 	case reflect.TypeFor[[]Selector](), reflect.TypeFor[[]string]():
 		return "list of texts"
 	}
@@ -200,7 +203,7 @@ func keyTables(t *testing.T, docs map[string]string) string {
 					continue
 				}
 				if f.Type.Kind() == reflect.Struct {
-					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() {
+					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() {
 						var inner []reflect.Value
 						for _, v := range at {
 							inner = append(inner, v.Field(i))

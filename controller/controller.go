@@ -175,6 +175,9 @@ func reportChange(c *plan.Change, held *gate.Held) report.Change {
 	x := report.Change{ID: c.ID, Reason: string(c.Why.Reason), Wildcard: c.Why.Wildcard, Message: c.Why.Message, Steps: make([]report.Step, 0, len(c.Steps))}
 	if held != nil {
 		x.Held, x.Digest = held.Why, held.Digest
+		if held.Digest != "" {
+			x.WaitsFor = string(held.Cause)
+		}
 	}
 	for i := range c.Steps {
 		st := &c.Steps[i]

@@ -105,7 +105,9 @@ type Reading struct {
 	Time time.Time `json:"time"`
 	// Envoys are those whose page was read, by Pod/namespace/name or URL.
 	Envoys map[string]Envoy `json:"envoys,omitempty"`
-	// Unready are the objects that are not Ready, by their names as
+	// Objects is how many objects said whether they are Ready.
+	Objects int `json:"objects"`
+	// Unready are those that are not, by their names as
 	// inventory.Ref.String has them, with what their status says.
 	Unready map[string]string `json:"unready,omitempty"`
 	// Newest is when the youngest object was made whose readiness was read, by the
@@ -178,6 +180,7 @@ func (r *Reader) Read(ctx context.Context) Reading {
 				if err := r.readiness(ctx, k, func(name, why string, made time.Time) {
 					mu.Lock()
 					defer mu.Unlock()
+					now.Objects++
 					if made.After(now.Newest) {
 						now.Newest = made
 					}
@@ -194,6 +197,10 @@ func (r *Reader) Read(ctx context.Context) Reading {
 	slices.Sort(now.Unread)
 	return now
 }
+
+// Blind reports whether there is nothing that could become worse: no gateway was
+// found, and no object that says whether it is Ready.
+func (now Reading) Blind() bool { return len(now.Envoys)+now.Objects+len(now.Unread) == 0 }
 
 // Limits are how much worse things may become between two Readings.
 type Limits struct {

@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/envoy"
 )
 
 func TestWorse(t *testing.T) {
@@ -114,95 +111,10 @@ func TestWhatIsNoPageIsUnread(t *testing.T) {
 	}
 }
 
-// Configuration of an Envoy that is told its listeners by a file, as an ingress
-// controller tells them by xDS.
-const (
-	bootstrap = `
-node: {id: a, cluster: a}
-admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}
-dynamic_resources:
-  lds_config: {path_config_source: {path: %s/listeners.yaml}, resource_api_version: V3}
-`
-	listeners = `
-resources:
-- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
-  name: web
-  address: {socket_address: {address: 127.0.0.1, port_value: 0}}
-  filter_chains:
-%s`
-	chain = `
-  - filter_chain_match: {server_names: [%s]}
-    filters:
-    - name: envoy.filters.network.http_connection_manager
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-        stat_prefix: ingress_http
-        http_filters: [{name: envoy.filters.http.router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
-        route_config:
-          virtual_hosts: [{name: all, domains: ["*"], routes: [{match: {path: /failing}, direct_response: {status: 503}}, {match: {prefix: /}, direct_response: {status: 200}}]}]
-`
-)
-
 // TestEnvoy: what a real Envoy counts is what is read.
 func TestEnvoy(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts Envoy")
-	}
-	if err := stack.Build(t.Context(), os.Stderr, stack.Envoy); err != nil {
-		t.Fatal(err)
-	}
-	cache, err := stack.CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	programs, err := filepath.Glob(filepath.Join(cache, "envoy-*", "bin", "envoy"))
-	if err != nil || len(programs) == 0 {
-		t.Fatalf("there is no Envoy in %s: %v", cache, err)
-	}
-	dir := t.TempDir()
-	write := func(name, text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, "new"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		// Envoy watches for files that are moved to where it reads.
-		if err := os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("envoy.yaml", fmt.Sprintf(bootstrap, dir))
-	catchAll := strings.Replace(fmt.Sprintf(chain, ""), "filter_chain_match: {server_names: []}\n    ", "", 1)
-	write("listeners.yaml", fmt.Sprintf(listeners, catchAll))
-	envoy := exec.Command(programs[len(programs)-1], "-c", filepath.Join(dir, "envoy.yaml"), "--admin-address-path", filepath.Join(dir, "admin"), "--disable-hot-restart", "--concurrency", "1")
-	if err := envoy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = envoy.Process.Kill(); _ = envoy.Wait() })
-	until := func(what string, holds func() bool) {
-		t.Helper()
-		for end := time.Now().Add(time.Minute); !holds(); time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("after a minute still not: %s", what)
-			}
-		}
-	}
-	var admin, web string
-	until("Envoy listens", func() bool {
-		if b, err := os.ReadFile(filepath.Join(dir, "admin")); err == nil {
-			admin = string(b)
-		}
-		x, err := http.Get("http://" + admin + "/listeners")
-		if err != nil {
-			return false
-		}
-		defer x.Body.Close()
-		var b [100]byte
-		n, _ := x.Body.Read(b[:])
-		_, web, _ = strings.Cut(strings.TrimSpace(string(b[:n])), "web::")
-		return web != ""
-	})
-	page := "http://" + admin + "/stats/prometheus"
-	r, err := New(nil, Options{Pages: []string{page}})
+	e := envoy.Start(t)
+	r, err := New(nil, Options{Pages: []string{e.Page}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +129,7 @@ func TestEnvoy(t *testing.T) {
 	ask := func(path string, n int) {
 		t.Helper()
 		for range n {
-			x, err := http.Get("http://" + web + path)
+			x, err := http.Get("http://" + e.Web + path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -226,8 +138,8 @@ func TestEnvoy(t *testing.T) {
 	}
 	ask("/", 50)
 	before := read()
-	if e := before.Envoys[page]; e.Responses != 50 || e.Failed != 0 || len(e.Rejected) != 0 {
-		t.Fatalf("after 50 requests it has %+v", e)
+	if x := before.Envoys[e.Page]; x.Responses != 50 || x.Failed != 0 || len(x.Rejected) != 0 {
+		t.Fatalf("after 50 requests it has %+v", x)
 	}
 	ask("/", 20)
 	if worse := read().Worse(before, Defaults()); worse != nil {
@@ -240,9 +152,8 @@ func TestEnvoy(t *testing.T) {
 
 	// Two chains with the same name: what Kourier's stale hosts come to.
 	before = read()
-	write("listeners.yaml", fmt.Sprintf(listeners, fmt.Sprintf(chain, "a.example.test")+fmt.Sprintf(chain, "a.example.test")))
-	until("Envoy has rejected its listeners", func() bool { return len(read().Worse(before, Defaults())) > 0 })
-	if worse := read().Worse(before, Defaults()); !strings.Contains(worse[0], "envoy_listener_manager_lds_update_rejected +1") {
+	e.Reject(t)
+	if worse := read().Worse(before, Defaults()); len(worse) != 1 || !strings.Contains(worse[0], "envoy_listener_manager_lds_update_rejected +1") {
 		t.Errorf("a rejected listener is %q", worse)
 	}
 	ask("/", 1) // the old one goes on
@@ -256,5 +167,10 @@ func TestEnvoy(t *testing.T) {
 	cancel(fmt.Errorf("the end"))
 	if _, _, err := r.Await(ctx, before, Defaults(), time.Hour); err == nil || err.Error() != "the end" {
 		t.Errorf("Await in a context that has ended: %v", err)
+	}
+	before = read()
+	e.Accept(t)
+	if worse := read().Worse(before, Defaults()); worse != nil {
+		t.Errorf("an accepted listener is worse: %q", worse)
 	}
 }

@@ -132,9 +132,11 @@ type Change struct {
 	Message  string `json:"message"`  // what it saves and what it puts at risk
 	Steps    []Step `json:"steps"`
 	Held     string `json:"held"` // why it is not carried out; empty when it is
-	// Digest is what an approval has to name (see gate.Held); empty unless the
-	// change waits for a person.
-	Digest string `json:"digest,omitempty"`
+	// WaitsFor says for whom the change waits, and Digest what an approval of it in
+	// this state has to name (see gate.Held). WaitsFor is "approval", or "share" when
+	// a person has to look at the whole plan; both are empty unless it waits.
+	WaitsFor string `json:"waitsFor,omitempty"`
+	Digest   string `json:"digest,omitempty"`
 }
 
 // Step is one write.

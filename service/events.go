@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
 )
 
@@ -114,6 +115,31 @@ func (k *keeper) tellFindings(r *report.Report, s *inventory.Snapshot) {
 		k.events.Event(k.ownConfigMap(k.config.Load()), corev1.EventTypeWarning, "MoreFindings", fmt.Sprintf("The newest round has %d more new findings of serious reasons: see /report.", more))
 	}
 	k.known = k.seriousOf(r)
+}
+
+// stepEvents are the reasons of Events on what was done. Waiting is none.
+var stepEvents = map[plan.Action]string{
+	plan.Delete: "Deleted", plan.Retire: "Retired", plan.Unretire: "Unretired", plan.Issue: "Issued", plan.Switch: "Switched",
+}
+
+// tellStep sends an Event on the object of a step that was carried out, or could
+// not be.
+func (k *keeper) tellStep(x Outcome) {
+	reason, kind := stepEvents[x.Action], corev1.EventTypeNormal
+	message := fmt.Sprintf("%s: %s Change %s in round %s; see `certherd history`.", x.Reason, x.Message, x.Change, x.Round)
+	if x.Why != "" {
+		reason, kind = "NotCarriedOut", corev1.EventTypeWarning
+		message = fmt.Sprintf("To %s this was not done: %s. Change %s in round %s.", x.Action, x.Why, x.Change, x.Round)
+	}
+	if reason == "" {
+		return
+	}
+	if k.outcomes.told == eventsPerRound {
+		k.outcomes.quiet++
+		return
+	}
+	k.outcomes.told++
+	k.events.Event(reference(k.outcomes.snapshot, report.Ref(x.Object)), kind, reason, cut(message, 1000))
 }
 
 // concerned is the object that a finding is told of, and the message: nobody looks

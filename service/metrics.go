@@ -43,6 +43,9 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descInfo         = describe("build_info", "Always 1, with the version of certherd.", "version")
+	descWaiting      = describe("changes_waiting", "Changes that wait for a person's approval.")
+	descStopped      = describe("stopped", "1 when the circuit breaker has stopped everything until a person resumes, else 0.")
+	descUnread       = describe("gateways_unread", "What of the gateways could not be read when it was last tried, on the leader.")
 	descLeader       = describe("leader", "1 while this replica leads, else 0.")
 	descConfigValid  = describe("config_valid", "1 when the newest ConfigMap is in force, 0 when it was refused.")
 	descConfigTaken  = describe("config_last_success_timestamp_seconds", "When the configuration in force was taken over, Unix time.")
@@ -60,7 +63,7 @@ type state struct{ *Service }
 
 func (s state) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory,
+		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descStopped, descUnread,
 	} {
 		ch <- d
 	}
@@ -76,10 +79,13 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 		gauge(descConfigValid, bit(c.problem == nil))
 		gauge(descConfigTaken, float64(c.taken.UnixMilli())/1000)
 	}
+	gauge(descStopped, bit(s.stopped.Load()))
+	gauge(descUnread, float64(s.unread.Load()))
 	p := s.newest.Load()
 	if p == nil {
 		return
 	}
+	gauge(descWaiting, float64(s.waiting.Load()))
 	r := &p.report
 	gauge(descLastRound, float64(r.TakenAt.UnixMilli())/1000)
 	gauge(descCertificates, float64(r.Summary.Certificates))

@@ -11,12 +11,17 @@ import (
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
 
+	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/gateway"
+	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/leader"
+	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/proposal"
 	"github.com/certherd/certherd/report"
 )
@@ -49,10 +54,21 @@ type keeper struct {
 	told      *configuration   // whose problem an Event has told of
 	known     map[finding]bool // serious findings of the round before
 	collector Collector
-	carrying  *carrying      // nil unless it leads
-	collects  *configuration // that the collector was made for
+	carrying  *carrying // nil unless it leads
+	breaker   *breaker
+	collects  *configuration // that these two were made for
 	proposer  *proposal.Proposer
 	unready   string // why the collector could do nothing, as an Event has told
+	journal   *apply.Journal
+	stop      *Stop // that could not be kept in the cluster yet
+	outcomes  outcomes
+}
+
+// outcomes are those of the steps of one round.
+type outcomes struct {
+	snapshot    *inventory.Snapshot
+	open        int // steps that were not done
+	told, quiet int // Events, and those that would have been too many
 }
 
 // longest is the longest wait: clocks are set, and machines sleep.
@@ -121,6 +137,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	o := controller.Options{Namespaces: k.o.Namespaces, GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
 	k.askCAA(ctx, c, snapshot, &o.Consolidate)
+	consent := k.consent(ctx, c, &o.Gate)
 	r, p, err := controller.RunOnce(snapshot, o)
 	result := "success"
 	if err != nil {
@@ -130,6 +147,13 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	// The same question gets the same answer as in RunOnce.
 	cleared, held := o.Gate.Decide(p, snapshot, snapshot.Taken)
+	waiting := 0
+	for i := range held {
+		if held[i].Digest != "" {
+			waiting++
+		}
+	}
+	k.waiting.Store(int64(waiting))
 	k.newest.Store(&published{report: r, options: report.Options{Rules: k.o.Rules, Version: k.o.Version}})
 	last := maps.Clone(k.last)
 	for _, d := range due {
@@ -137,10 +161,11 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	if k.leads {
 		// What is not noted is not begun: another leader would begin it again.
-		if err := k.store(ctx, &r, last); err != nil {
+		heard := k.note(ctx, consent)
+		if err := k.store(ctx, &r, last, heard); err != nil {
 			return fmt.Errorf("cannot keep the report: %w", err)
 		}
-		k.last = last
+		k.last, k.heard = last, heard
 		k.tellFindings(&r, snapshot)
 		if len(due) > 0 && acts(c.Config) && len(r.Gaps) > 0 {
 			k.log.Warn("nothing is unused, because not everything could be read", zap.Int("gaps", len(r.Gaps)), zap.String("kind", r.Gaps[0].Kind), zap.String("why", r.Gaps[0].Reason))
@@ -152,11 +177,15 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		if k.carrying != nil && c.Consolidate.Mode == gate.Enforce && slices.ContainsFunc(due, func(d config.Round) bool { return d.Rule == gate.Consolidate }) {
 			k.carrying.clears(consolidate.Proposals(snapshot, o.Consolidate), cleared)
 		}
-		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, cleared) {
+		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, consent, snapshot, cleared) {
 			result = "incomplete"
 		}
 		k.sweep(ctx, c, snapshot, o)
 		k.carrying.look()
+		k.tidy(ctx, c, consent, snapshot, p, waiting)
+		if o.Gate.Prompt && len(cleared.Changes()) > 0 {
+			k.wanted = true // whoever has approved wants to see what came of it
+		}
 	}
 	k.last = last
 	k.metrics.rounds.WithLabelValues(result).Inc()
@@ -187,9 +216,87 @@ func enforces(c config.Config) bool {
 	return false
 }
 
+// consent reads what persons have said, and puts it into the gate's policy. What
+// cannot be read stops everything, and is nil.
+func (k *keeper) consent(ctx context.Context, c *configuration, policy *gate.Policy) *Consent {
+	if err := k.keepStop(ctx); err != nil {
+		k.log.Error("stop not kept", zap.Error(err))
+	}
+	consent, err := k.approvals(k.client).Read(ctx)
+	switch {
+	case err != nil:
+		k.log.Error("approvals not read", zap.Error(err))
+		policy.Stopped = err.Error()
+		return nil
+	case k.stop != nil:
+		policy.Stopped = k.stop.String()
+	case consent.Stopped != nil:
+		policy.Stopped = consent.Stopped.String()
+	}
+	k.stopped.Store(policy.Stopped != "")
+	policy.Approvals = consent.holding(time.Now(), time.Duration(c.ApprovalLifetime))
+	policy.Prompt = k.leads && consent.Serial != k.heard
+	return consent
+}
+
+// approvals are those of certherd itself.
+func (k *keeper) approvals(client kubernetes.Interface) *Approvals {
+	return OpenApprovals(client.CoreV1(), k.o.Namespace)
+}
+
+// note tells the journal what persons have said since, and returns up to where it
+// has.
+func (k *keeper) note(ctx context.Context, consent *Consent) int64 {
+	if consent == nil || consent.Serial == k.heard {
+		return k.heard
+	}
+	var entries []apply.Entry
+	for _, w := range consent.Words {
+		round := fmt.Sprintf("%s-%s-%d", w.What, w.Time.UTC().Format("20060102-150405"), w.Serial)
+		entries = append(entries, apply.Entry{ID: round + "/1", Round: round, Time: w.Time.UTC(), Action: apply.Said, State: apply.Carried, Message: w.String()})
+		k.log.Info("a person has said", zap.String("what", w.What), zap.String("by", w.By), zap.String("reason", w.Reason), zap.Strings("changes", w.Changes), zap.Int("count", w.Count))
+	}
+	if k.journal == nil {
+		var err error
+		if k.journal, err = apply.OpenJournal(k.writer, k.o.Namespace); err != nil {
+			k.log.Error("not in the journal", zap.Error(err))
+			return k.heard
+		}
+	}
+	if err := k.journal.Note(ctx, entries); err != nil {
+		k.log.Error("not in the journal", zap.Error(err))
+		return k.heard
+	}
+	return consent.Serial
+}
+
+// tidy forgets what was said and holds no more, and makes the ConfigMap that a
+// person approves in where there is something to approve.
+func (k *keeper) tidy(ctx context.Context, c *configuration, consent *Consent, s *inventory.Snapshot, p plan.Plan, waiting int) {
+	if consent == nil || len(consent.Approvals)+len(consent.Words) == 0 && (waiting == 0 || consent.kept) {
+		return
+	}
+	var proposed map[string]bool
+	if len(s.Gaps) == 0 {
+		proposed = map[string]bool{}
+		for i := range p.Changes {
+			proposed[p.Changes[i].ID] = true
+		}
+	}
+	heard := k.heard
+	err := k.approvals(k.guarded).Change(ctx, func(c2 *Consent) (bool, error) {
+		n := len(c2.Words)
+		c2.Words = slices.DeleteFunc(c2.Words, func(w Word) bool { return w.Serial <= heard })
+		return c2.prune(time.Now(), time.Duration(c.ApprovalLifetime), proposed) || len(c2.Words) < n || !c2.kept, nil
+	})
+	if err != nil && ctx.Err() == nil {
+		k.log.Warn("approvals not tidied", zap.Error(err))
+	}
+}
+
 // collect has done what is cleared, and reports whether all of it was. Where
 // nothing is, the Collector ends what a leader before has left half done.
-func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cleared) bool {
+func (k *keeper) collect(ctx context.Context, c *configuration, consent *Consent, s *inventory.Snapshot, cleared gate.Cleared) bool {
 	if k.o.Collector == nil {
 		k.log.Warn("nothing carried out, because this certherd only reports", zap.Int("changes", len(cleared.Changes())))
 		return false
@@ -199,12 +306,10 @@ func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cle
 		return false
 	}
 	if k.collects == nil || k.collects.taken != c.taken {
-		collector, err := k.o.Collector(k.writer, c.Config)
-		if err != nil {
+		if err := k.prepare(c); err != nil {
 			k.log.Error("nothing carried out", zap.Error(err))
 			return false
 		}
-		k.collector, k.collects = collector, c
 	}
 	if err := k.collector.Ready(ctx); err != nil && (len(cleared.Changes()) > 0 || enforces(c.Config)) {
 		k.log.Error("nothing carried out", zap.Error(err))
@@ -215,12 +320,51 @@ func (k *keeper) collect(ctx context.Context, c *configuration, cleared gate.Cle
 		return false
 	}
 	k.unready = ""
-	all := true
-	for _, x := range k.collector.Collect(ctx, cleared) {
-		result := strings.ReplaceAll(x.Result, " ", "_")
-		k.metrics.actions.WithLabelValues(string(x.Action), result).Inc()
-		k.log.Info("step", zap.String("action", string(x.Action)), zap.Stringer("object", x.Object), zap.String("result", result), zap.String("why", x.Why))
-		all = all && x.Why == ""
+	k.outcomes = outcomes{snapshot: s}
+	k.breaker.acted, k.breaker.failed = false, nil
+	if len(cleared.Changes()) == 0 {
+		k.collector.Collect(ctx, cleared)
+		return true
 	}
-	return all
+	if err := k.breaker.begin(ctx, consent); err != nil {
+		k.log.Error("nothing carried out", zap.Error(err))
+		return false
+	}
+	k.collector.Collect(ctx, cleared)
+	if n := k.outcomes.quiet; n > 0 {
+		k.events.Event(k.ownConfigMap(k.config.Load()), corev1.EventTypeNormal, "MoreSteps", fmt.Sprintf("This round had %d more steps: see `certherd history`.", n))
+	}
+	if err := k.breaker.end(ctx); err != nil {
+		k.log.Error("gateways not found well after all was done", zap.Error(err))
+		return false
+	}
+	return k.outcomes.open == 0
+}
+
+// prepare makes what carries out changes under a configuration.
+func (k *keeper) prepare(c *configuration) error {
+	reader, err := gateway.New(k.o.Cluster, c.GatewayOptions())
+	if err != nil {
+		return err
+	}
+	b := &breaker{k: k, c: c.Config, reader: reader}
+	collector, err := k.o.Collector(k.writer, c.Config, Hooks{Before: b.check, Tell: k.tell})
+	if err != nil {
+		return err
+	}
+	k.collector, k.breaker, k.collects = collector, b, c
+	return nil
+}
+
+// tell tells of one step as it ends.
+func (k *keeper) tell(x Outcome) {
+	result := strings.ReplaceAll(x.Result, " ", "_")
+	k.metrics.actions.WithLabelValues(string(x.Action), result).Inc()
+	k.log.Info("step", zap.String("round", x.Round), zap.String("change", x.Change), zap.String("action", string(x.Action)), zap.Stringer("object", x.Object), zap.String("result", result), zap.String("why", x.Why))
+	if x.Why != "" {
+		k.outcomes.open++
+	} else {
+		k.breaker.acted = true
+	}
+	k.tellStep(x)
 }

@@ -34,15 +34,29 @@ type Outcome struct {
 	Action plan.Action
 	Object inventory.Ref
 	Result string // a word or two, from a small set: it becomes a label
-	Why    string
+	// Why is what kept the step from being done; empty when it was.
+	Why string
+	// Change, Reason and Message are the ID of the change and the finding that led
+	// to it; Round names the round in the journal.
+	Change, Reason, Message, Round string
 }
 
-// Collector carries out what the gate has cleared.
+// Hooks are how a Collector asks and tells while it is at work.
+type Hooks struct {
+	// Before is asked before each batch of writes. An error puts off all that is
+	// left.
+	Before func(context.Context) error
+	// Tell is told of each step as it ends.
+	Tell func(Outcome)
+}
+
+// Collector carries out what the gate has cleared, and returns when it is done, or
+// soon after ctx has ended.
 type Collector interface {
 	// Ready says what keeps it from carrying out anything at all, such as rights
 	// that the account lacks, nil if nothing does.
 	Ready(ctx context.Context) error
-	Collect(ctx context.Context, cleared gate.Cleared) []Outcome
+	Collect(ctx context.Context, cleared gate.Cleared)
 }
 
 // Options say where the service is, and what it works with.
@@ -66,7 +80,7 @@ type Options struct {
 	// Collector makes the Collector for a term under a configuration. cluster
 	// refuses to write unless the context of the request is that of the term. Nil
 	// carries out nothing.
-	Collector func(cluster *rest.Config, c config.Config) (Collector, error)
+	Collector func(cluster *rest.Config, c config.Config, h Hooks) (Collector, error)
 	// Rules describe the reasons, for the HTML page and for what is worth an
 	// Event: those of level error.
 	Rules []report.Rule
@@ -108,11 +122,15 @@ type Service struct {
 	leading atomic.Bool
 	began   atomic.Int64 // when the round that is under way began, Unix time in ns; 0 when none is
 	ending  atomic.Bool
+	stopped atomic.Bool  // by the circuit breaker
+	unread  atomic.Int64 // gateways, when they were last read
+	waiting atomic.Int64 // changes that wait for a person
 
 	serious map[string]bool
 
 	// What follows belongs to the goroutine that keeps rounds.
-	last map[gate.Rule]time.Time
+	last  map[gate.Rule]time.Time
+	heard int64 // the Serial of Consent up to which everything was acted on
 }
 
 // New returns a Service that does nothing before Run.
@@ -171,7 +189,8 @@ func (s *Service) Run(ctx context.Context, started func(net.Addr)) error {
 			stop()
 		}
 	})
-	parts.Go(func() { s.watch(ctx) })
+	parts.Go(func() { s.watch(ctx, s.o.ConfigMap, s.take) })
+	parts.Go(func() { s.watch(ctx, ApprovalsName, s.hear()) })
 	parts.Go(func() {
 		if err := s.lead(ctx); err != nil {
 			errs <- err
@@ -233,15 +252,35 @@ func (s *Service) lead(ctx context.Context) error {
 	})
 }
 
-// watch follows the ConfigMap until ctx ends.
-func (s *Service) watch(ctx context.Context) {
-	lw := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "configmaps", s.o.Namespace, byName(s.o.ConfigMap))
+// hear returns what is called with each version of the ConfigMap of approvals. A
+// word of a person wakes whoever keeps rounds.
+func (s *Service) hear() func(*corev1.ConfigMap) {
+	last, first := "", true
+	return func(cm *corev1.ConfigMap) {
+		now := ""
+		if cm != nil {
+			now = cm.Data[keySerial] + cm.Data[keyState]
+		}
+		if now != last && !first {
+			select {
+			case s.changed <- struct{}{}:
+			default:
+			}
+		}
+		last, first = now, false
+	}
+}
+
+// watch follows a ConfigMap until ctx ends, and calls take with each version of
+// it, nil when there is none.
+func (s *Service) watch(ctx context.Context, name string, take func(*corev1.ConfigMap)) {
+	lw := cache.NewFilteredListWatchFromClient(s.client.CoreV1().RESTClient(), "configmaps", s.o.Namespace, byName(name))
 	var store cache.Store
 	update := func() {
-		if x, ok, _ := store.GetByKey(s.o.Namespace + "/" + s.o.ConfigMap); ok {
-			s.take(x.(*corev1.ConfigMap))
+		if x, ok, _ := store.GetByKey(s.o.Namespace + "/" + name); ok {
+			take(x.(*corev1.ConfigMap))
 		} else {
-			s.take(nil)
+			take(nil)
 		}
 	}
 	synced := make(chan struct{})

@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/certherd/certherd/gate"
@@ -27,6 +29,7 @@ const (
 	keySummary = "summary.yaml"
 	keyRounds  = "rounds.yaml"
 	keyReport  = "report.json.gz"
+	keyHeard   = "heard"
 )
 
 // storedBytes is the most that the compressed report may have. A ConfigMap
@@ -62,7 +65,7 @@ func (k *keeper) begin(ctx context.Context) {
 }
 
 func (k *keeper) load(ctx context.Context) error {
-	k.last, k.known = map[gate.Rule]time.Time{}, map[finding]bool{}
+	k.last, k.known, k.heard = map[gate.Rule]time.Time{}, map[finding]bool{}, 0
 	cm, err := k.client.CoreV1().ConfigMaps(k.o.Namespace).Get(ctx, k.o.Report, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -77,6 +80,9 @@ func (k *keeper) load(ctx context.Context) error {
 		k.log.Warn("last rounds not understood", zap.Error(err))
 		k.last = map[gate.Rule]time.Time{}
 	}
+	// One that is not understood only means that approvals are acted on again, for
+	// which they have to hold.
+	k.heard, _ = strconv.ParseInt(cm.Data[keyHeard], 10, 64)
 	var r report.Report
 	if err := unpack(cm.BinaryData[keyReport], &r); err != nil {
 		k.log.Warn("last report not understood", zap.Error(err))
@@ -85,9 +91,9 @@ func (k *keeper) load(ctx context.Context) error {
 	return nil
 }
 
-// store keeps the newest report, and when each rule's last round was, in the
-// ConfigMap.
-func (k *keeper) store(ctx context.Context, r *report.Report, last map[gate.Rule]time.Time) error {
+// store keeps the newest report, when each rule's last round was, and what was
+// heard from persons, in the ConfigMap.
+func (k *keeper) store(ctx context.Context, r *report.Report, last map[gate.Rule]time.Time, heard int64) error {
 	packed, what, err := fit(r, storedBytes)
 	if err != nil {
 		return err
@@ -105,10 +111,27 @@ func (k *keeper) store(ctx context.Context, r *report.Report, last map[gate.Rule
 	}
 	cm := applycorev1.ConfigMap(k.o.Report, k.o.Namespace).
 		WithLabels(map[string]string{"app.kubernetes.io/name": "certherd", "app.kubernetes.io/component": "report"}).
-		WithData(map[string]string{keySummary: string(shown), keyRounds: string(rounds)}).
+		WithData(map[string]string{keySummary: string(shown), keyRounds: string(rounds), keyHeard: strconv.FormatInt(heard, 10)}).
 		WithBinaryData(map[string][]byte{keyReport: packed})
 	_, err = k.guarded.CoreV1().ConfigMaps(k.o.Namespace).Apply(ctx, cm, metav1.ApplyOptions{FieldManager: fieldManager, Force: true})
 	return err
+}
+
+// StoredReport returns the newest report that the leader of a namespace has kept,
+// and what it lacks, if anything. name is that of the ConfigMap.
+func StoredReport(ctx context.Context, client typedcorev1.ConfigMapsGetter, namespace, name string) (r report.Report, cut string, err error) {
+	cm, err := client.ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return r, "", err
+	}
+	var s summary
+	if err := yaml.Unmarshal([]byte(cm.Data[keySummary]), &s); err != nil {
+		return r, "", fmt.Errorf("cannot understand ConfigMap %s/%s: %w", namespace, name, err)
+	}
+	if err := unpack(cm.BinaryData[keyReport], &r); err != nil {
+		return r, "", fmt.Errorf("cannot understand ConfigMap %s/%s: %w", namespace, name, err)
+	}
+	return r, s.Cut, nil
 }
 
 // fit packs a report into at most limit bytes. What does not fit is left out

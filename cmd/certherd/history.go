@@ -97,7 +97,11 @@ func historyTable(w io.Writer, entries []apply.Entry) error {
 		if e.DeleteAfter != nil {
 			why += "; kept until " + e.DeleteAfter.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Time.Local().Format(time.DateTime), e.Round, e.Action, e.Object.Ref(), e.State, why)
+		object := "-"
+		if ref := e.Object.Ref(); !ref.IsZero() {
+			object = ref.String()
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Time.Local().Format(time.DateTime), e.Round, e.Action, object, e.State, why)
 	}
 	return t.Flush()
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
-	"github.com/certherd/certherd/leader"
 	"github.com/certherd/certherd/service"
 )
 
@@ -108,8 +107,8 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 		}
 		o.Version, o.Rules = version(), reportOptions(nil).Rules
 		o.Look = lookAt(o.Cluster, o.Namespaces)
-		o.Collector = func(cluster *rest.Config, c config.Config) (service.Collector, error) {
-			return newCollector(cluster, o, c)
+		o.Collector = func(cluster *rest.Config, c config.Config, h service.Hooks) (service.Collector, error) {
+			return newCollector(cluster, o, c, h)
 		}
 		x, err := service.New(o)
 		if err != nil {
@@ -163,9 +162,13 @@ type collector struct {
 	ready      bool
 }
 
-func newCollector(cluster *rest.Config, s service.Options, c config.Config) (service.Collector, error) {
+func newCollector(cluster *rest.Config, s service.Options, c config.Config, h service.Hooks) (service.Collector, error) {
 	o := apply.Defaults()
-	o.Namespace, o.Look, o.Before = s.Namespace, s.Look, leader.Check
+	o.Namespace, o.Look, o.Before = s.Namespace, s.Look, h.Before
+	o.Tell = func(x apply.Outcome) {
+		h.Tell(service.Outcome{Action: x.Action(), Object: x.Object(), Result: string(x.Status), Why: x.Why,
+			Change: x.Change.ID, Reason: string(x.Change.Why.Reason), Message: x.Change.Why.Message, Round: x.Round})
+	}
 	o.Grace, o.ExpiredGrace = time.Duration(c.GC.GracePeriod), time.Duration(c.GC.ExpiredGracePeriod)
 	// A grace period that never ends must not keep the journal full for ever.
 	o.Keep = min(max(o.Keep, o.Grace), 90*24*time.Hour)
@@ -209,10 +212,4 @@ func (c *collector) Ready(ctx context.Context) error {
 	return nil
 }
 
-func (c *collector) Collect(ctx context.Context, cleared gate.Cleared) []service.Outcome {
-	var out []service.Outcome
-	for _, x := range c.Run(ctx, cleared) {
-		out = append(out, service.Outcome{Action: x.Action(), Object: x.Object(), Result: string(x.Status), Why: x.Why})
-	}
-	return out
-}
+func (c *collector) Collect(ctx context.Context, cleared gate.Cleared) { c.Run(ctx, cleared) }

@@ -1,0 +1,496 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+
+	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/service"
+)
+
+// everything is the value of --all that names no digest.
+const everything = "all of it"
+
+// comparedObjects is the most objects that are compared with the cluster before an
+// approval is given; the leader compares all of them.
+const comparedObjects = 200
+
+func approveCommand() *cobra.Command {
+	var a approval
+	c := &cobra.Command{
+		Use:   "approve [CHANGE[@DIGEST]...]",
+		Short: "Approve what certherd proposes to do",
+		Long: `approve lets the certherd that runs in the cluster carry out changes that it proposes: those of rules
+in mode propose, and those that maxShare has stopped. Reports and --list name them.
+
+An approval is for one change in one state: exactly these objects, in exactly these versions. CHANGE@DIGEST
+is refused when the state is not the one that you have looked at; CHANGE alone takes the state that
+the newest report has. The leader compares again immediately before it acts. It acts within seconds,
+if windows and budget allow, or else in the next round in which they do.
+
+--all approves everything that waits. Where that is more than maxShare of all certificates, it has to
+be named with its digest, as --list shows it: that is the only way to let so much happen at once.
+
+--resume ends the stop that follows when gateways became worse after a batch of changes.
+
+Who may update the ConfigMap certherd-approvals in certherd's namespace may approve.`,
+		Example: `  # What waits?
+  certherd approve --list
+
+  # One change, in the state that the list shows
+  certherd approve 3fa9c2d0b1@5e8d21c4a0 --reason 'CHG-4711'
+
+  # Everything that waits
+  certherd approve --all
+  certherd approve --all=0b71d2c3e4
+
+  # Not after all
+  certherd approve --revoke 3fa9c2d0b1
+
+  # After gateways have been looked at
+  certherd approve --resume --reason 'one bad Ingress of team-b, fixed'`,
+	}
+	a.source.clusterFlags(c, &a.namespace)
+	f := c.Flags()
+	f.StringVar(&a.report, "report-config-map", service.Defaults().Report, "ConfigMap that the newest report is kept in")
+	f.BoolVar(&a.list, "list", false, "show what waits, what was approved, and whether everything is stopped")
+	f.StringVarP(&a.format, "output", "o", "", "format of --list: json, or none for a table")
+	f.StringVar(&a.all, "all", "", "approve everything that waits; with a value, only if that is its digest")
+	f.Lookup("all").NoOptDefVal = everything
+	f.StringVar(&a.reason, "reason", "", "why, for the journal")
+	f.DurationVar(&a.valid, "valid-for", 7*24*time.Hour, "how long the approval holds; the configuration's approvalLifetime may make it shorter")
+	f.BoolVar(&a.revoke, "revoke", false, "take approvals back: of the changes that are named, or with --all of all")
+	f.BoolVar(&a.resume, "resume", false, "go on after gateways had become worse and everything was stopped")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json"}, cobra.ShellCompDirectiveNoFileComp))
+	c.ValidArgsFunction = func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
+		defer cancel()
+		if err := a.open(); err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		waiting, err := a.waiting(ctx)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var out []string
+		for _, x := range waiting {
+			if token := gate.Token(x.ID, x.Digest); !slices.Contains(args, token) {
+				out = append(out, cobra.CompletionWithDesc(token, x.Reason+" "+about(x)))
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := a.check(args); err != nil {
+			return err
+		}
+		if err := a.open(); err != nil {
+			return err
+		}
+		a.out, a.err = c.OutOrStdout(), c.ErrOrStderr()
+		switch {
+		case a.list:
+			return a.show(c.Context())
+		case a.resume:
+			return a.goOn(c.Context())
+		case a.revoke:
+			return a.takeBack(c.Context(), args)
+		}
+		return a.give(c.Context(), args)
+	}
+	return c
+}
+
+// approval is one call of approve.
+type approval struct {
+	source                    source
+	namespace, report, format string
+	all, reason               string
+	valid                     time.Duration
+	list, revoke, resume      bool
+	out, err                  io.Writer
+	cluster                   *rest.Config
+	client                    kubernetes.Interface
+	approvals                 *service.Approvals
+	taken                     time.Time
+	cut                       string
+	everyChange               []report.Change // of the newest report
+}
+
+func (a *approval) check(args []string) error {
+	modes := 0
+	for _, m := range []bool{a.list, a.resume, a.revoke} {
+		if m {
+			modes++
+		}
+	}
+	switch {
+	case modes > 1:
+		return errors.New("use one of --list, --revoke and --resume")
+	case a.format != "" && !a.list:
+		return errors.New("-o goes with --list")
+	case a.format != "" && a.format != "json":
+		return fmt.Errorf("there is no format %q; use json, or none", a.format)
+	case (a.list || a.resume) && (len(args) > 0 || a.all != ""):
+		return errors.New("--list and --resume are about everything: name no changes")
+	case a.list || a.resume:
+		return nil
+	case len(args) > 0 && a.all != "":
+		return errors.New("name changes, or use --all; a digest belongs right behind it: --all=DIGEST")
+	case len(args) == 0 && a.all == "":
+		return errors.New("name the changes, as `certherd approve --list` does, or use --all")
+	case a.valid <= 0:
+		return errors.New("--valid-for must be longer than nothing")
+	}
+	return nil
+}
+
+func (a *approval) open() (err error) {
+	if a.cluster, err = a.source.config(); err != nil {
+		return err
+	}
+	if a.client, err = kubernetes.NewForConfig(a.cluster); err != nil {
+		return err
+	}
+	a.approvals = service.OpenApprovals(a.client.CoreV1(), a.namespace)
+	return nil
+}
+
+// waiting are the changes of the newest report that wait for a person.
+func (a *approval) waiting(ctx context.Context) ([]report.Change, error) {
+	r, missing, err := service.StoredReport(ctx, a.client.CoreV1(), a.namespace, a.report)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("there is no report in ConfigMap %s/%s: certherd runs elsewhere (--certherd-namespace), or has not looked yet", a.namespace, a.report)
+	case err != nil:
+		return nil, fmt.Errorf("cannot read the newest report: %w", err)
+	}
+	a.taken, a.cut, a.everyChange = r.TakenAt, missing, r.Changes
+	var out []report.Change
+	for _, x := range r.Changes {
+		if x.Digest != "" {
+			out = append(out, x)
+		}
+	}
+	return out, nil
+}
+
+func digestOf(waiting []report.Change) string {
+	var all []string
+	for _, x := range waiting {
+		all = append(all, x.Digest)
+	}
+	return gate.WholeDigest(all)
+}
+
+// tooMuch is why maxShare has stopped something that waits, empty if it has not.
+func tooMuch(waiting []report.Change) string {
+	for _, x := range waiting {
+		if x.WaitsFor == string(gate.TooMuch) {
+			why, _, _ := strings.Cut(x.Held, ": look at")
+			return why
+		}
+	}
+	return ""
+}
+
+// give approves.
+func (a *approval) give(ctx context.Context, args []string) error {
+	waiting, err := a.waiting(ctx)
+	if err != nil {
+		return err
+	}
+	if age := time.Since(a.taken); age > 24*time.Hour {
+		fmt.Fprintf(a.err, "certherd: the newest report is %s old: does certherd run?\n", age.Round(time.Hour))
+	}
+	chosen, whole := waiting, a.all != ""
+	if whole {
+		switch digest, why := digestOf(waiting), tooMuch(waiting); {
+		case len(waiting) == 0:
+			return fmt.Errorf("nothing waits for approval in the report of %s", a.taken.Local().Format(time.DateTime))
+		case a.all == everything && why != "":
+			return fmt.Errorf("%s. All that waits is %d changes (`certherd approve --list`); to approve exactly these: certherd approve --all=%s", why, len(waiting), digest)
+		case a.all != everything && a.all != digest:
+			return fmt.Errorf("what waits is not what you looked at: its digest is %s now; see `certherd approve --list`", digest)
+		}
+		if a.cut != "" {
+			fmt.Fprintln(a.err, "certherd: the report in the cluster is cut, so that this is not all:", a.cut)
+		}
+	} else if chosen, err = a.choose(waiting, args); err != nil {
+		return err
+	}
+	if err := a.compare(ctx, chosen); err != nil {
+		return err
+	}
+	now, by := time.Now().UTC().Truncate(time.Second), a.who(ctx)
+	var ids []string
+	for _, x := range chosen {
+		ids = append(ids, x.ID)
+	}
+	err = a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
+		c.Approvals = slices.DeleteFunc(c.Approvals, func(old service.Approval) bool { return slices.Contains(ids, old.ID) })
+		for _, x := range chosen {
+			c.Approvals = append(c.Approvals, service.Approval{ID: x.ID, Digest: x.Digest, Whole: whole, By: by, Reason: a.reason, Given: now, Until: now.Add(a.valid)})
+		}
+		c.Say(service.Word{Time: now, What: service.SaidApprove, By: by, Reason: a.reason, Changes: ids})
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("not approved: %w", err)
+	}
+	for _, x := range chosen {
+		fmt.Fprintf(a.out, "approved %s: %s %s: %s\n", gate.Token(x.ID, x.Digest), x.Reason, about(x), steps(x))
+	}
+	fmt.Fprintln(a.out, "It is carried out within seconds if windows and budget allow, else in the next round in which they do; `certherd history` shows it.")
+	return nil
+}
+
+// choose are the changes that were named.
+func (a *approval) choose(waiting []report.Change, args []string) ([]report.Change, error) {
+	var out []report.Change
+	var errs []error
+	for _, arg := range args {
+		id, pin, pinned := strings.Cut(arg, "@")
+		named := func(x report.Change) bool { return x.ID == id }
+		i, known := slices.IndexFunc(waiting, named), slices.IndexFunc(a.everyChange, named)
+		switch {
+		case i < 0 && known < 0:
+			errs = append(errs, fmt.Errorf("there is no change %s in the report of %s; see `certherd approve --list`", id, a.taken.Local().Format(time.DateTime)))
+		case i < 0 && a.everyChange[known].Held == "":
+			errs = append(errs, fmt.Errorf("change %s needs no approval: nothing holds it", id))
+		case i < 0:
+			errs = append(errs, fmt.Errorf("change %s does not wait for an approval: %s", id, a.everyChange[known].Held))
+		case pinned && (len(pin) < 6 || !strings.HasPrefix(waiting[i].Digest, pin)):
+			errs = append(errs, fmt.Errorf("change %s is not in the state that you looked at, %s@%s: by the report of %s it is %s. Look again: certherd approve --list",
+				id, id, pin, a.taken.Local().Format(time.DateTime), gate.Token(id, waiting[i].Digest)))
+		case waiting[i].WaitsFor == string(gate.TooMuch):
+			errs = append(errs, fmt.Errorf("change %s alone cannot be approved: %s", id, waiting[i].Held))
+		case !slices.ContainsFunc(out, named):
+			out = append(out, waiting[i])
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+// compare refuses changes whose objects are not as they were when the report was
+// made. What this user may not read, the leader compares.
+func (a *approval) compare(ctx context.Context, chosen []report.Change) error {
+	n := 0
+	for _, x := range chosen {
+		n += len(x.Steps)
+	}
+	if n > comparedObjects {
+		fmt.Fprintf(a.err, "certherd: %d objects are not compared with the cluster now; the leader does before it acts\n", n)
+		return nil
+	}
+	client, err := metadata.NewForConfig(a.cluster)
+	if err != nil {
+		return err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(a.client.Discovery()))
+	var errs []error
+	for _, x := range chosen {
+		c := plan.Change{ID: x.ID}
+		var skip error
+		for _, st := range x.Steps {
+			if st.To != nil || st.Action != string(plan.Delete) && st.Action != string(plan.Retire) && st.Action != string(plan.Unretire) {
+				skip = errors.New("it has steps other than removals") // which the report does not have in full
+				break
+			}
+			m, err := mapper.RESTMapping(schema.GroupKind{Group: st.Object.Group, Kind: st.Object.Kind})
+			if err != nil {
+				skip = err
+				break
+			}
+			o, err := client.Resource(m.Resource).Namespace(st.Object.Namespace).Get(ctx, st.Object.Name, metav1.GetOptions{})
+			if err != nil && !apierrors.IsNotFound(err) {
+				skip = err
+				break
+			}
+			step := plan.Step{Action: plan.Action(st.Action), Object: inventory.Ref(st.Object)}
+			if err == nil {
+				step.If = inventory.Version{UID: string(o.UID), ResourceVersion: o.ResourceVersion}
+			}
+			c.Steps = append(c.Steps, step)
+		}
+		switch {
+		case skip != nil:
+			fmt.Fprintf(a.err, "certherd: change %s was not compared with the cluster now (%v); the leader does before it acts\n", x.ID, skip)
+		case gate.Digest(c) != x.Digest:
+			errs = append(errs, fmt.Errorf("change %s is not approved: %s, or what belongs to it, was changed after the report of %s. Wait for the next report, and look again",
+				x.ID, about(x), a.taken.Local().Format(time.DateTime)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// who is whom the API server takes this user for.
+func (a *approval) who(ctx context.Context) string {
+	r, err := a.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil || r.Status.UserInfo.Username == "" {
+		return "somebody unknown"
+	}
+	return r.Status.UserInfo.Username
+}
+
+func (a *approval) takeBack(ctx context.Context, args []string) error {
+	by := a.who(ctx)
+	var gone []string
+	err := a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
+		gone = nil
+		named := func(x service.Approval) bool {
+			return a.all != "" || slices.ContainsFunc(args, func(arg string) bool { id, _, _ := strings.Cut(arg, "@"); return id == x.ID })
+		}
+		for _, x := range c.Approvals {
+			if named(x) {
+				gone = append(gone, x.ID)
+			}
+		}
+		if len(gone) == 0 {
+			return false, errors.New("there is no such approval; see `certherd approve --list`")
+		}
+		c.Approvals = slices.DeleteFunc(c.Approvals, named)
+		c.Say(service.Word{Time: time.Now().UTC().Truncate(time.Second), What: service.SaidRevoke, By: by, Reason: a.reason, Changes: gone})
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, id := range gone {
+		fmt.Fprintf(a.out, "revoked %s\n", id)
+	}
+	fmt.Fprintln(a.out, "What has begun already goes on; `certherd history` shows it.")
+	return nil
+}
+
+func (a *approval) goOn(ctx context.Context) error {
+	by := a.who(ctx)
+	var was *service.Stop
+	err := a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
+		if was = c.Stopped; was == nil {
+			return false, errors.New("nothing is stopped")
+		}
+		c.Stopped = nil
+		c.Say(service.Word{Time: time.Now().UTC().Truncate(time.Second), What: service.SaidResume, By: by, Reason: a.reason})
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "resumed; it was stopped since %s: %s\n", was.Since.Local().Format(time.DateTime), strings.Join(was.Why, "; "))
+	return nil
+}
+
+// listing is what --list -o json writes.
+type listing struct {
+	TakenAt time.Time `json:"takenAt"`
+	// Stopped is why nothing is carried out, empty when nothing stops it.
+	Stopped string `json:"stopped"`
+	// TooMuch says that maxShare has stopped something, empty when it has not.
+	TooMuch string `json:"tooMuch"`
+	// All is the digest of all that waits, for --all=DIGEST.
+	All string `json:"all"`
+	// Cut says what the report in the cluster lacks; empty when it is whole.
+	Cut       string             `json:"cut"`
+	Waiting   []report.Change    `json:"waiting"`
+	Approvals []service.Approval `json:"approvals"`
+}
+
+func (a *approval) show(ctx context.Context) error {
+	waiting, err := a.waiting(ctx)
+	if err != nil {
+		return err
+	}
+	consent, err := a.approvals.Read(ctx)
+	if err != nil {
+		return err
+	}
+	x := listing{TakenAt: a.taken, TooMuch: tooMuch(waiting), Cut: a.cut, Waiting: waiting, Approvals: consent.Approvals}
+	if consent.Stopped != nil {
+		x.Stopped = consent.Stopped.String()
+	}
+	if len(waiting) > 0 {
+		x.All = digestOf(waiting)
+	}
+	if a.format == "json" {
+		if x.Waiting == nil {
+			x.Waiting = []report.Change{}
+		}
+		if x.Approvals == nil {
+			x.Approvals = []service.Approval{}
+		}
+		e := json.NewEncoder(a.out)
+		e.SetIndent("", "  ")
+		return e.Encode(x)
+	}
+	fmt.Fprintf(a.out, "By the report of %s:\n", x.TakenAt.Local().Format(time.DateTime))
+	for _, text := range []string{x.Stopped, x.TooMuch, x.Cut} {
+		if text != "" {
+			fmt.Fprintf(a.out, "! %s\n", text)
+		}
+	}
+	if len(waiting) == 0 {
+		fmt.Fprintln(a.out, "Nothing waits for approval.")
+	} else {
+		t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "CHANGE\tREASON\tOBJECT\tWHAT")
+		for _, x := range waiting {
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", gate.Token(x.ID, x.Digest), x.Reason, about(x), steps(x))
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.out, "All %d: certherd approve --all=%s\n", len(waiting), x.All)
+	}
+	for _, y := range consent.Approvals {
+		fmt.Fprintf(a.out, "approved %s by %s until %s", gate.Token(y.ID, y.Digest), y.By, y.Until.Local().Format(time.DateTime))
+		if y.Reason != "" {
+			fmt.Fprintf(a.out, ": %s", y.Reason)
+		}
+		fmt.Fprintln(a.out)
+	}
+	return nil
+}
+
+// about is what a change is about.
+func about(x report.Change) string {
+	first := ""
+	if len(x.Steps) > 0 {
+		first = x.Steps[0].Object.String()
+	}
+	return cmp.Or(x.Wildcard, first)
+}
+
+func steps(x report.Change) string {
+	var out []string
+	for i, st := range x.Steps {
+		if i == 4 {
+			out = append(out, fmt.Sprintf("and %d more steps", len(x.Steps)-i))
+			break
+		}
+		out = append(out, st.Action+" "+st.Object.String())
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,358 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/certherd/certherd/e2e/envoy"
+	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/service"
+)
+
+// certherd runs a subcommand as the stack's administrator.
+func (s *site) certherd(args ...string) (out, failed string) {
+	s.Helper()
+	root := rootCommand("certherd")
+	var stdout, stderr bytes.Buffer
+	root.SetOut(&stdout)
+	root.SetErr(&stderr)
+	root.SetArgs(append(args, "--kubeconfig", s.stack.Kubeconfig))
+	if err := root.ExecuteContext(s.Context()); err != nil {
+		return stdout.String(), stderr.String() + err.Error()
+	}
+	return stdout.String() + stderr.String(), ""
+}
+
+// approves expects that an approval is given.
+func (s *site) approves(args ...string) string {
+	s.Helper()
+	out, failed := s.certherd(append([]string{"approve"}, args...)...)
+	if failed != "" {
+		s.Fatalf("approve %q: %s", args, failed)
+	}
+	return out
+}
+
+// refuses expects that one is refused, and why.
+func (s *site) refuses(why string, args ...string) string {
+	s.Helper()
+	out, failed := s.certherd(append([]string{"approve"}, args...)...)
+	if !strings.Contains(failed, why) {
+		s.Fatalf("approve %q: %q %q, want %q", args, out, failed, why)
+	}
+	return failed
+}
+
+// listed is what approve --list says.
+func (s *site) listed() (x listing) {
+	s.Helper()
+	s.must(json.Unmarshal([]byte(s.approves("--list", "-o", "json")), &x))
+	return x
+}
+
+// orphans makes Secrets that nobody needs.
+func (s *site) orphans(names ...string) {
+	s.Helper()
+	for _, name := range names {
+		x, err := orphan()
+		s.must(err)
+		x.Name = name
+		_, err = s.client.CoreV1().Secrets("team-a").Create(s.Context(), x, metav1.CreateOptions{})
+		s.must(err)
+	}
+}
+
+func (s *site) retired(name string) bool {
+	s.Helper()
+	x, err := s.client.CoreV1().Secrets("team-a").Get(s.Context(), name, metav1.GetOptions{})
+	s.must(err)
+	return x.Annotations[plan.RetiredAt] != ""
+}
+
+// touch changes a Secret without any effect.
+func (s *site) touch(name, value string) {
+	s.Helper()
+	_, err := s.client.CoreV1().Secrets("team-a").Patch(s.Context(), name, types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"example.com/touched":%q}}}`, value), metav1.PatchOptions{})
+	s.must(err)
+}
+
+// change is what the newest report says of the change about a Secret; nil if
+// nothing.
+func (r *replica) change(name string) *report.Change {
+	r.s.Helper()
+	for _, c := range r.report().Changes {
+		if c.Steps[0].Object.Name == name {
+			return &c
+		}
+	}
+	return nil
+}
+
+func (r *replica) held(name, by string) bool {
+	c := r.change(name)
+	return c != nil && strings.Contains(c.Held, by)
+}
+
+// seldom is a schedule that no test meets.
+const seldom = "schedule: '0 0 1 1 *', startingDeadline: 10s, minAge: 0s"
+
+func (s *site) config(format string, a ...any) {
+	s.Helper()
+	s.configure(map[string]string{"config.yaml": fmt.Sprintf(format, a...)})
+}
+
+func TestApprove(t *testing.T) {
+	s := newSite(t)
+	s.config("maxShare: 100%%\ngc: {mode: propose, %s}\n", seldom)
+	a := s.start("a")
+	s.await("a leads", a.leads)
+
+	// It proposes, and waits.
+	s.await("left-over-tls waits", func() bool { return a.held("left-over-tls", "it waits for `certherd approve ") })
+	s.await("it is in the cluster", func() bool { out, _ := s.certherd("approve", "--list"); return strings.Contains(out, "left-over-tls") })
+	if n := a.metric("certherd_changes_waiting"); n != 1 {
+		t.Errorf("%v changes wait", n)
+	}
+	s.config("# Look again.\nmaxShare: 100%%\ngc: {mode: propose, %s}\n", seldom)
+	a.rounds(1)
+	if s.retired("left-over-tls") {
+		t.Fatal("it was retired without an approval")
+	}
+	first := s.listed()
+	if len(first.Waiting) != 1 || len(first.Approvals) != 0 || first.Stopped != "" || first.TooMuch != "" {
+		t.Fatalf("it lists %+v", first)
+	}
+	id, digest := first.Waiting[0].ID, first.Waiting[0].Digest
+
+	// Another state is refused: one that was never there, and one that is gone.
+	s.refuses("there is no change", "0123456789")
+	s.refuses("not in the state that you looked at", id+"@0123456789")
+	s.refuses("what waits is not what you looked at", "--all=0123456789")
+	s.touch("left-over-tls", "once")
+	s.refuses("was changed after the report", id+"@"+digest[:10])
+	s.refuses("was changed after the report", "--all")
+
+	// By the leader, too, who looks again: an approval of the state before.
+	old := service.OpenApprovals(s.client.CoreV1(), "certherd")
+	s.must(old.Change(t.Context(), func(c *service.Consent) (bool, error) {
+		c.Approvals = append(c.Approvals, service.Approval{ID: id, Digest: digest, By: "a test", Given: time.Now(), Until: time.Now().Add(time.Hour)})
+		c.Say(service.Word{Time: time.Now(), What: service.SaidApprove, By: "a test", Changes: []string{id}})
+		return true, nil
+	}))
+	s.await("the leader refuses it", func() bool { return a.held("left-over-tls", "what was approved is another state than this one") })
+	if s.retired("left-over-tls") {
+		t.Fatal("it was retired by an approval of another state")
+	}
+	s.refuses("not in the state that you looked at", id+"@"+digest[:10])
+
+	// The right one is acted on without waiting for the schedule.
+	token := id + "@" + s.listed().Waiting[0].Digest[:10]
+	if out := s.approves(token, "--reason", "CHG-4711"); !strings.Contains(out, "retire Secret/team-a/left-over-tls") {
+		t.Errorf("it says %q", out)
+	}
+	s.await("left-over-tls is retired", func() bool { return s.retired("left-over-tls") })
+	s.await("an Event on the Secret", func() bool { return s.event("team-a", "Retired", "Secret") })
+	s.await("the approval is gone", func() bool { return len(s.listed().Approvals) == 0 })
+	history, failed := s.certherd("history")
+	if !strings.Contains(history, "approve by") || !strings.Contains(history, "CHG-4711") || !strings.Contains(history, "Secret/team-a/left-over-tls") {
+		t.Errorf("the history is %s %s", history, failed)
+	}
+
+	// What is revoked does not happen: in a window that is closed, it waits.
+	s.orphans("second-tls")
+	s.config("gc: {mode: propose, %s, windows: [{schedule: '0 0 29 2 *', duration: 1m}]}\nmaxShare: 100%%\n", strings.Replace(seldom, "0 0 1 1 *", "0 0 29 2 *", 1))
+	s.await("second-tls waits", func() bool { return a.held("second-tls", "it waits for") })
+	s.await("second-tls is listed", func() bool { return len(s.listed().Waiting) == 1 })
+	s.approves("--all")
+	s.await("it waits for the window", func() bool { return a.held("second-tls", "outside of every window") })
+	s.approves("--revoke", s.listed().Approvals[0].ID)
+	s.await("it waits for a person again", func() bool { return a.held("second-tls", "it waits for") })
+	s.refuses("there is no such approval", "--revoke", id)
+
+	// maxShare stops a round that nobody has seen.
+	s.orphans("third-tls", "fourth-tls")
+	s.config("maxShare: 10%%\ngc: {mode: enforce, %s, budget: {count: 50, share: 100%%}}\n", seldom)
+	s.await("the round is stopped", func() bool {
+		return a.held("second-tls", "needs a person") && a.held("third-tls", "needs a person") && a.held("fourth-tls", "needs a person")
+	})
+	s.await("it is listed", func() bool { return s.listed().TooMuch != "" })
+	list := s.listed()
+	if len(list.Waiting) != 3 || !strings.Contains(list.TooMuch, "3 of 4 certificates (75%)") {
+		t.Fatalf("it lists %+v", list)
+	}
+	s.refuses("alone cannot be approved", list.Waiting[0].ID)
+	s.refuses("to approve exactly these: certherd approve --all="+list.All, "--all")
+	s.approves("--all=" + list.All)
+	for _, name := range []string{"second-tls", "third-tls", "fourth-tls"} {
+		s.await(name+" is retired", func() bool { return s.retired(name) })
+	}
+	s.await("the approvals are gone", func() bool { return len(s.listed().Approvals) == 0 })
+
+	// Whoever approves writes nothing that looks like a use.
+	if cm, err := s.client.CoreV1().ConfigMaps("certherd").Get(t.Context(), service.ApprovalsName, metav1.GetOptions{}); err != nil || strings.Contains(fmt.Sprint(cm.Data), "-tls") {
+		t.Errorf("%v %v", cm, err)
+	}
+	s.wroteOnly("a", append(reporting, "configmaps/certherd/certherd-approvals", "configmaps/certherd/certherd-journal-000001", "secrets/team-a/left-over-tls", "secrets/team-a/second-tls", "secrets/team-a/third-tls", "secrets/team-a/fourth-tls")...)
+
+	s.breaker(a)
+}
+
+// breaker: what gateways say after a batch stops everything, over a change of the
+// leader, until a person resumes. The Envoy is real; what stands before it makes it
+// reject an update just when the first Secret has been retired.
+func (s *site) breaker(a *replica) {
+	e := envoy.Start(s.T)
+	var armed, unreadable atomic.Bool
+	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if unreadable.Load() {
+			http.Error(w, "no", http.StatusServiceUnavailable)
+			return
+		}
+		if armed.Load() && (s.retired("fifth-tls") || s.retired("sixth-tls")) && armed.CompareAndSwap(true, false) {
+			e.Reject(s.T)
+		}
+		x, err := http.Get(e.Page)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer x.Body.Close()
+		_, _ = io.Copy(w, x.Body)
+	}))
+	defer page.Close()
+	unreadable.Store(true)
+	s.orphans("fifth-tls", "sixth-tls")
+	s.config("maxShare: 100%%\nbreaker: {gateways: [%q], settle: 1s}\ngc: {mode: enforce, schedule: '@every 5s', minAge: 0s, budget: {count: 1, share: 100%%}}\n", page.URL+"/stats/prometheus?all")
+	either := func() bool { return s.retired("fifth-tls") || s.retired("sixth-tls") }
+	both := func() bool { return s.retired("fifth-tls") && s.retired("sixth-tls") }
+
+	// A gateway that cannot be read keeps anything from beginning.
+	s.await("an Event on the gateway", func() bool { return s.event("certherd", "GatewayUnreadable", "ConfigMap") })
+	a.rounds(1)
+	if either() {
+		s.Fatal("something was done that nobody could see the effect of")
+	}
+	armed.Store(true)
+	unreadable.Store(false)
+	s.await("a stops", func() bool { return a.metric("certherd_stopped") == 1 })
+	s.await("an Event says so", func() bool { return s.event("certherd", "Stopped", "ConfigMap") })
+	s.await("the report says so", func() bool {
+		return a.held("fifth-tls", "everything is stopped since") || a.held("sixth-tls", "everything is stopped since")
+	})
+	if stopped := s.listed().Stopped; !strings.Contains(stopped, "envoy_listener_manager_lds_update_rejected +1") {
+		s.Errorf("it is stopped because %q", stopped)
+	}
+
+	// The next leader keeps to it.
+	s.must(a.cmd.Process.Signal(syscall.SIGKILL))
+	b := s.start("b")
+	s.await("b leads", b.leads)
+	s.await("b knows", func() bool { return b.metric("certherd_stopped") == 1 })
+	b.rounds(2)
+	if !either() || both() {
+		s.Fatalf("it was not one that was retired: %v, %v", s.retired("fifth-tls"), s.retired("sixth-tls"))
+	}
+	e.Accept(s.T)
+	s.approves("--resume", "--reason", "stale hosts")
+	s.await("the other one is retired", both)
+	s.await("b is not stopped", func() bool { return b.metric("certherd_stopped") == 0 })
+	s.refuses("nothing is stopped", "--resume")
+	history, _ := s.certherd("history")
+	for _, part := range []string{"stop by certherd a", "resume by", "stale hosts"} {
+		if !strings.Contains(history, part) {
+			s.Errorf("%q is not in the history:\n%s", part, history)
+		}
+	}
+	s.ends(b)
+}
+
+// ends: a leader that is told to end while it carries changes out ends soon, with
+// what it has begun, and gives the lease up.
+func (s *site) ends(b *replica) {
+	names := []string{"seventh-tls", "eighth-tls", "ninth-tls"}
+	s.orphans(names...)
+	// After the first Secret, the next one is a minute away.
+	s.config("maxShare: 100%%\nbreaker: {settle: 0s}\ngc: {mode: enforce, schedule: '@every 5s', minAge: 0s, secretDeletionsPerMinute: 1, budget: {count: 50, share: 100%%}}\n")
+	count := func() (n int) {
+		for _, name := range names {
+			if s.retired(name) {
+				n++
+			}
+		}
+		return n
+	}
+	s.await("the first is retired", func() bool { return count() > 0 })
+	s.await("that is told at once", func() bool { return b.metric(`certherd_actions_total{action="retire",result="done"}`) == 2 })
+	begin := time.Now()
+	s.must(b.cmd.Process.Signal(syscall.SIGTERM))
+	<-b.ends
+	if err := b.cmd.Wait(); err != nil {
+		s.Errorf("b ended with %v", err)
+	}
+	if d := time.Since(begin); d > 20*time.Second {
+		s.Errorf("the end took %s", d)
+	}
+	if b.said("ended") == nil || b.said("step") == nil {
+		s.Error("it did not say how it ended")
+	}
+	lease, err := s.client.CoordinationV1().Leases("certherd").Get(s.Context(), "certherd", metav1.GetOptions{})
+	s.must(err)
+	if h := lease.Spec.HolderIdentity; h != nil && *h == "b" {
+		s.Error("b has kept the lease")
+	}
+	if n := count(); n == len(names) {
+		s.Errorf("%d were retired: it was not ended while it was at work", n)
+	}
+	// The Collector of b has told of what it did not get to, after it was told to end.
+	if n := s.steps(b, "later"); n != len(names)-1 {
+		s.Errorf("%d steps are left for later", n)
+	}
+}
+
+// steps counts the steps with a result in the log of a replica.
+func (s *site) steps(r *replica, result string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.logs {
+		if l["msg"] == "step" && l["result"] == result {
+			n++
+		}
+	}
+	return n
+}
+
+func TestApproveIsExplained(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		why  string
+	}{
+		{nil, "name the changes"},
+		{[]string{"--all", "x"}, "name changes, or use --all"},
+		{[]string{"--list", "x"}, "name no changes"},
+		{[]string{"--list", "--resume"}, "use one of"},
+		{[]string{"-o", "json", "x"}, "goes with --list"},
+		{[]string{"--list", "-o", "xml"}, "no format"},
+		{[]string{"--valid-for", "-1h", "x"}, "longer than nothing"},
+	} {
+		root := rootCommand("certherd")
+		root.SetArgs(append([]string{"approve"}, tc.args...))
+		root.SetOut(io.Discard)
+		root.SetErr(io.Discard)
+		if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.why) {
+			t.Errorf("approve %q: %v, want %q", tc.args, err, tc.why)
+		}
+	}
+}
