@@ -361,9 +361,12 @@ func (k *keeper) tell(x Outcome) {
 	result := strings.ReplaceAll(x.Result, " ", "_")
 	k.metrics.actions.WithLabelValues(string(x.Action), result).Inc()
 	k.log.Info("step", zap.String("round", x.Round), zap.String("change", x.Change), zap.String("action", string(x.Action)), zap.Stringer("object", x.Object), zap.String("result", result), zap.String("why", x.Why))
-	if x.Why != "" {
+	switch {
+	case x.Planned:
+		return
+	case x.Why != "":
 		k.outcomes.open++
-	} else {
+	default:
 		k.breaker.acted = true
 	}
 	k.tellStep(x)

@@ -36,6 +36,9 @@ type Outcome struct {
 	Result string // a word or two, from a small set: it becomes a label
 	// Why is what kept the step from being done; empty when it was.
 	Why string
+	// Planned says that it was not to be done in this round: a Secret that has been
+	// retired is deleted in a later one.
+	Planned bool
 	// Change, Reason and Message are the ID of the change and the finding that led
 	// to it; Round names the round in the journal.
 	Change, Reason, Message, Round string

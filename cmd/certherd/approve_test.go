@@ -7,12 +7,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -107,7 +109,7 @@ func (r *replica) held(name, by string) bool {
 }
 
 // seldom is a schedule that no test meets.
-const seldom = "schedule: '0 0 1 1 *', startingDeadline: 10s, minAge: 0s"
+const seldom = "schedule: '0 0 1 1 *', startingDeadline: 10s, minAge: 0s, secretDeletionsPerMinute: 600"
 
 func (s *site) config(format string, a ...any) {
 	s.Helper()
@@ -116,7 +118,7 @@ func (s *site) config(format string, a ...any) {
 
 func TestApprove(t *testing.T) {
 	s := newSite(t)
-	s.config("maxShare: 100%%\ngc: {mode: propose, %s}\n", seldom)
+	s.config("maxShare: 100%%\nbreaker: {settle: 1s}\ngc: {mode: propose, %s}\n", seldom)
 	a := s.start("a")
 	s.await("a leads", a.leads)
 
@@ -184,7 +186,7 @@ func TestApprove(t *testing.T) {
 
 	// maxShare stops a round that nobody has seen.
 	s.orphans("third-tls", "fourth-tls")
-	s.config("maxShare: 10%%\ngc: {mode: enforce, %s, budget: {count: 50, share: 100%%}}\n", seldom)
+	s.config("maxShare: 10%%\nbreaker: {settle: 1s}\ngc: {mode: enforce, %s, budget: {count: 50, share: 100%%}}\n", seldom)
 	s.await("the round is stopped", func() bool {
 		return a.held("second-tls", "needs a person") && a.held("third-tls", "needs a person") && a.held("fourth-tls", "needs a person")
 	})
@@ -224,7 +226,7 @@ func (s *site) breaker(a *replica) {
 		if armed.Load() && (s.retired("fifth-tls") || s.retired("sixth-tls")) && armed.CompareAndSwap(true, false) {
 			e.Reject(s.T)
 		}
-		x, err := http.Get(e.Page)
+		x, err := http.Get(e.Page + "?" + r.URL.RawQuery)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 			return
@@ -235,7 +237,7 @@ func (s *site) breaker(a *replica) {
 	defer page.Close()
 	unreadable.Store(true)
 	s.orphans("fifth-tls", "sixth-tls")
-	s.config("maxShare: 100%%\nbreaker: {gateways: [%q], settle: 1s}\ngc: {mode: enforce, schedule: '@every 5s', minAge: 0s, budget: {count: 1, share: 100%%}}\n", page.URL+"/stats/prometheus?all")
+	s.config("maxShare: 100%%\nbreaker: {pods: ['gateways/app=a-gateway:%s/stats/prometheus'], settle: 1s}\ngc: {mode: enforce, schedule: '@every 10s', minAge: 0s, budget: {count: 1, share: 100%%}}\n", s.gatewayPod(page.URL))
 	either := func() bool { return s.retired("fifth-tls") || s.retired("sixth-tls") }
 	both := func() bool { return s.retired("fifth-tls") && s.retired("sixth-tls") }
 
@@ -279,13 +281,36 @@ func (s *site) breaker(a *replica) {
 	s.ends(b)
 }
 
+// gatewayPod makes a Pod that looks as if it ran on this machine, and returns the
+// port of a page.
+func (s *site) gatewayPod(page string) (port string) {
+	s.Helper()
+	_, err := s.client.CoreV1().Namespaces().Create(s.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "gateways"}}, metav1.CreateOptions{})
+	s.must(err)
+	s.await("a ServiceAccount for Pods", func() bool {
+		_, err := s.client.CoreV1().ServiceAccounts("gateways").Get(s.Context(), "default", metav1.GetOptions{})
+		return err == nil
+	})
+	pod, err := s.client.CoreV1().Pods("gateways").Create(s.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "a-gateway-1", Labels: map[string]string{"app": "a-gateway"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "envoy", Image: "envoy"}}, AutomountServiceAccountToken: new(bool)},
+	}, metav1.CreateOptions{})
+	s.must(err)
+	address, err := url.Parse(page)
+	s.must(err)
+	pod.Status.Phase, pod.Status.PodIP, pod.Status.PodIPs = corev1.PodRunning, address.Hostname(), []corev1.PodIP{{IP: address.Hostname()}}
+	_, err = s.client.CoreV1().Pods("gateways").UpdateStatus(s.Context(), pod, metav1.UpdateOptions{})
+	s.must(err)
+	return address.Port()
+}
+
 // ends: a leader that is told to end while it carries changes out ends soon, with
 // what it has begun, and gives the lease up.
 func (s *site) ends(b *replica) {
 	names := []string{"seventh-tls", "eighth-tls", "ninth-tls"}
 	s.orphans(names...)
 	// After the first Secret, the next one is a minute away.
-	s.config("maxShare: 100%%\nbreaker: {settle: 0s}\ngc: {mode: enforce, schedule: '@every 5s', minAge: 0s, secretDeletionsPerMinute: 1, budget: {count: 50, share: 100%%}}\n")
+	s.config("maxShare: 100%%\nbreaker: {settle: 0s}\ngc: {mode: enforce, schedule: '@every 10s', minAge: 0s, secretDeletionsPerMinute: 1, budget: {count: 50, share: 100%%}}\n")
 	count := func() (n int) {
 		for _, name := range names {
 			if s.retired(name) {

@@ -22,6 +22,7 @@ import (
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
+	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/service"
 )
 
@@ -75,6 +76,7 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 	f.DurationVar(&o.Leader.RenewDeadline, "renew-deadline", o.Leader.RenewDeadline, "how long the leader leads after its last renewal")
 	f.DurationVar(&o.Leader.RetryPeriod, "retry-period", o.Leader.RetryPeriod, "time between two attempts to get or renew the lease")
 	f.StringVar(&o.Listen, "listen", o.Listen, "address of the HTTP server; by default all addresses of the Pod")
+	f.DurationVar(&o.Pause, "pause", o.Pause, "least time between two looks that no schedule asks for: after a change of the configuration, or an approval")
 	f.BoolVar(&o.Pprof, "pprof", false, "serve /debug/pprof to callers from the Pod itself")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; can be changed at /loglevel")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -154,6 +156,16 @@ func lookAt(cluster *rest.Config, namespaces []string) func(context.Context) (*i
 	}
 }
 
+// keeps reports whether a step is the deletion of a Secret that the same change
+// retires: that is for a later round.
+func keeps(x apply.Outcome) bool {
+	if x.Status != apply.Later || x.Action() != plan.Delete || x.Step == 0 {
+		return false
+	}
+	before := x.Change.Steps[x.Step-1]
+	return before.Action == plan.Retire && before.Object == x.Object()
+}
+
 // collector is the Applier of a term.
 type collector struct {
 	*apply.Applier
@@ -167,7 +179,7 @@ func newCollector(cluster *rest.Config, s service.Options, c config.Config, h se
 	o.Namespace, o.Look, o.Before = s.Namespace, s.Look, h.Before
 	o.Tell = func(x apply.Outcome) {
 		h.Tell(service.Outcome{Action: x.Action(), Object: x.Object(), Result: string(x.Status), Why: x.Why,
-			Change: x.Change.ID, Reason: string(x.Change.Why.Reason), Message: x.Change.Why.Message, Round: x.Round})
+			Planned: keeps(x), Change: x.Change.ID, Reason: string(x.Change.Why.Reason), Message: x.Change.Why.Message, Round: x.Round})
 	}
 	o.Grace, o.ExpiredGrace = time.Duration(c.GC.GracePeriod), time.Duration(c.GC.ExpiredGracePeriod)
 	// A grace period that never ends must not keep the journal full for ever.

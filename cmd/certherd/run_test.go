@@ -86,7 +86,7 @@ type replica struct {
 
 func (s *site) args(name string) []string {
 	return []string{"run", "--kubeconfig", s.stack.Kubeconfig, "--namespace", "certherd", "--identity", name, "--as", name, "--as-group", "system:masters",
-		"--listen", "127.0.0.1:0", "--lease-duration", "4s", "--renew-deadline", "2500ms", "--retry-period", "500ms"}
+		"--listen", "127.0.0.1:0", "--pause", "1s", "--lease-duration", "4s", "--renew-deadline", "2500ms", "--retry-period", "500ms"}
 }
 
 func (s *site) start(name string) *replica {
