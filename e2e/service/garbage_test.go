@@ -35,8 +35,11 @@ var (
 )
 
 // enforce is the configuration of somebody who wants everything gone at once.
+// Services come and go meanwhile, and with them readiness and what Kourier pushes:
+// the breaker has tests of its own.
 const enforce = `
 maxShare: 100%
+breaker: {settle: 0s, unready: 1000000, rejected: 1000000}
 gc:
   mode: enforce
   schedule: "@every EVERY"
