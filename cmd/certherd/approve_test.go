@@ -207,7 +207,7 @@ func TestApprove(t *testing.T) {
 	if cm, err := s.client.CoreV1().ConfigMaps("certherd").Get(t.Context(), service.ApprovalsName, metav1.GetOptions{}); err != nil || strings.Contains(fmt.Sprint(cm.Data), "-tls") {
 		t.Errorf("%v %v", cm, err)
 	}
-	s.wroteOnly("a", append(reporting, "configmaps/certherd/certherd-approvals", "configmaps/certherd/certherd-journal-000001", "secrets/team-a/left-over-tls", "secrets/team-a/second-tls", "secrets/team-a/third-tls", "secrets/team-a/fourth-tls")...)
+	s.wroteOnly("a", append(reporting, "selfsubjectaccessreviews", "configmaps/certherd/certherd-approvals", "configmaps/certherd/certherd-journal-000001", "secrets/team-a/left-over-tls", "secrets/team-a/second-tls", "secrets/team-a/third-tls", "secrets/team-a/fourth-tls")...)
 
 	s.breaker(a)
 }
@@ -342,17 +342,17 @@ func (s *site) ends(b *replica) {
 		s.Errorf("%d were retired: it was not ended while it was at work", n)
 	}
 	// The Collector of b has told of what it did not get to, after it was told to end.
-	if n := s.steps(b, "later"); n != len(names)-1 {
+	if n := s.steps(b, "retire", "later"); n != len(names)-1 {
 		s.Errorf("%d steps are left for later", n)
 	}
 }
 
-// steps counts the steps with a result in the log of a replica.
-func (s *site) steps(r *replica, result string) (n int) {
+// steps counts the steps of an action with a result in the log of a replica.
+func (s *site) steps(r *replica, action, result string) (n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range r.logs {
-		if l["msg"] == "step" && l["result"] == result {
+		if l["msg"] == "step" && l["action"] == action && l["result"] == result {
 			n++
 		}
 	}
