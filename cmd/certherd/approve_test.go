@@ -158,6 +158,7 @@ func TestApprove(t *testing.T) {
 	if s.retired("left-over-tls") {
 		t.Fatal("it was retired by an approval of another state")
 	}
+	s.await("the report in the cluster shows that", func() bool { x := s.listed().Waiting; return len(x) == 1 && x[0].Digest != digest })
 	s.refuses("not in the state that you looked at", id+"@"+digest[:10])
 
 	// The right one is acted on without waiting for the schedule.
