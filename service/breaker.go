@@ -37,6 +37,9 @@ var errUnreadable = errors.New("gateways cannot be read")
 // begun.
 func (b *breaker) begin(ctx context.Context, consent *Consent) error {
 	b.acted, b.failed = false, nil
+	if consent == nil {
+		return errors.New("what was approved, and whether all is stopped, could not be read")
+	}
 	b.before = b.reader.Read(ctx)
 	if err := b.readable(ctx, b.before); err != nil {
 		return err
@@ -125,15 +128,16 @@ func (b *breaker) readable(ctx context.Context, r gateway.Reading) error {
 
 // open stops everything, until a person says so.
 func (b *breaker) open(ctx context.Context, worse []string) error {
-	b.k.stop = &Stop{Since: time.Now().UTC().Truncate(time.Second), Why: worse}
+	stop := &Stop{Since: time.Now().UTC().Truncate(time.Second), Why: worse}
+	b.k.stop = stop // until it is kept
 	b.k.stopped.Store(true)
 	b.k.wanted = true // for a report that says so
 	b.k.log.Error("stopped", zap.Strings("worse", worse))
-	b.k.events.Event(b.k.ownConfigMap(b.k.config.Load()), corev1.EventTypeWarning, "Stopped", cut("Nothing more is carried out. In words: "+b.k.stop.String(), 1000))
+	b.k.events.Event(b.k.ownConfigMap(b.k.config.Load()), corev1.EventTypeWarning, "Stopped", cut("Nothing more is carried out: "+stop.String(), 1000))
 	if err := b.k.keepStop(ctx); err != nil {
 		b.k.log.Error("stop not kept", zap.Error(err))
 	}
-	return errors.New(b.k.stop.String())
+	return errors.New(stop.String())
 }
 
 // keepStop keeps in the cluster that everything is stopped. As long as it cannot,

@@ -193,7 +193,7 @@ func (x *carrying) end() {
 }
 
 // sweep takes away what wildcards have replaced for a whole soak.
-func (k *keeper) sweep(ctx context.Context, c *configuration, s *inventory.Snapshot, o controller.Options) {
+func (k *keeper) sweep(ctx context.Context, c *configuration, consent *Consent, s *inventory.Snapshot, o controller.Options) {
 	if k.carrying == nil || k.holdsConsolidations(c) != "" {
 		return
 	}
@@ -213,7 +213,7 @@ func (k *keeper) sweep(ctx context.Context, c *configuration, s *inventory.Snaps
 		k.log.Warn("old certificate stays", zap.Stringer("object", h.Change.Why.Object), zap.String("why", h.Why))
 	}
 	if len(cleared.Changes()) > 0 {
-		k.collect(ctx, c, cleared)
+		k.collect(ctx, c, consent, s, cleared)
 	}
 	k.log.Info("old certificates", zap.String("of", fmt.Sprintf("%d objects", len(old))), zap.Int("cleared", len(cleared.Changes())))
 }

@@ -180,7 +180,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, consent, snapshot, cleared) {
 			result = "incomplete"
 		}
-		k.sweep(ctx, c, snapshot, o)
+		k.sweep(ctx, c, consent, snapshot, o)
 		k.carrying.look()
 		k.tidy(ctx, c, consent, snapshot, p, waiting)
 		if o.Gate.Prompt && len(cleared.Changes()) > 0 {
