@@ -82,6 +82,10 @@ bench: build ## the audit of a large cluster against plain listing, and planning
 	go test -run '^$$' -bench . -benchmem ./controller ./inventory
 	go run ./bench -certherd bin/certherd $(BENCHFLAGS)
 
+.PHONY: bench-relay
+bench-relay: ## what events cost Kourier's gateway, with the relay and without it (docs/performance.md)
+	go run ./bench/relay $(BENCHFLAGS)
+
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (30s)
 	@for p in $$(go list ./...); do \

@@ -40,6 +40,7 @@ type (
 		Node     string       `json:"node"`
 		Envoy    string       `json:"envoy,omitempty"`
 		Delta    bool         `json:"delta"`
+		OnDemand bool         `json:"onDemand"`
 		Fallback bool         `json:"fallback"`
 		Types    []dumpedLane `json:"types"`
 	}
@@ -107,7 +108,7 @@ func dumpState(s shape.State) (dumpedState, error) {
 func (g *gateway) dump() dumpedGateway {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	d := dumpedGateway{Address: g.peer, Node: g.node.GetId(), Envoy: envoyVersion(g.node), Delta: g.delta, Fallback: !g.rawUntil.IsZero()}
+	d := dumpedGateway{Address: g.peer, Node: g.node.GetId(), Envoy: envoyVersion(g.node), Delta: g.delta, OnDemand: g.onDemand, Fallback: !g.rawUntil.IsZero()}
 	target := g.target()
 	for _, t := range relayed {
 		l := g.lanes[t]

@@ -40,10 +40,12 @@ type gateway struct {
 	peer  string
 	node  *corev3.Node
 	delta bool
-	log   *zap.Logger
-	count *counters
-	now   func() time.Time
-	drain time.Duration
+	// onDemand says that it loads certificates when they are first asked for.
+	onDemand bool
+	log      *zap.Logger
+	count    *counters
+	now      func() time.Time
+	drain    time.Duration
 
 	mu     sync.Mutex
 	closed bool
@@ -81,6 +83,8 @@ type lane struct {
 
 	subscribed, wildcard bool
 	names                map[string]bool
+	// told are names that there is nothing of, and that the gateway was told so.
+	told map[string]bool
 
 	// awaited is the newest update that an answer is due for, about awaitedNames.
 	awaited      uint64
@@ -99,6 +103,7 @@ type lane struct {
 
 	// refused is the version that was rejected last; not sent again before retry.
 	refused    string
+	refusedSeq uint64
 	rejections int
 	retry      time.Time
 	words      string
@@ -107,6 +112,8 @@ type lane struct {
 	// when routes have been waiting for clusters.
 	gone    map[string]time.Time
 	waiting time.Time
+	// leads are the clusters that the routes which were sent lead to.
+	leads map[string]bool
 }
 
 type edition struct {
@@ -125,7 +132,7 @@ func newGateway(peer string, delta bool, log *zap.Logger, count *counters, limit
 	g := &gateway{peer: peer, delta: delta, log: log, count: count, now: now, drain: limits.Window,
 		lanes: map[string]*lane{}, pacer: pace.Pacer{Limits: limits}}
 	for _, t := range relayed {
-		g.lanes[t] = &lane{typeURL: t, cache: cachev3.NewLinearCache(t), editions: map[uint64]edition{}, gone: map[string]time.Time{}, names: map[string]bool{}}
+		g.lanes[t] = &lane{typeURL: t, cache: cachev3.NewLinearCache(t), editions: map[uint64]edition{}, gone: map[string]time.Time{}, names: map[string]bool{}, told: map[string]bool{}}
 	}
 	return g
 }
@@ -167,7 +174,8 @@ func (g *gateway) requested(typeURL, nonce string, subscribe func(*lane), refusa
 	}
 	l.subscribed = true
 	subscribe(l)
-	if nonce == "" || nonce != l.sentNonce {
+	// Envoy repeats the nonce of what it refused when its subscription changes.
+	if nonce == "" || nonce != l.sentNonce || l.sentSeq == l.refusedSeq {
 		return
 	}
 	if refusal != nil {
@@ -179,6 +187,10 @@ func (g *gateway) requested(typeURL, nonce string, subscribe func(*lane), refusa
 
 func (g *gateway) accepted(l *lane) {
 	l.answered = max(l.answered, l.sentSeq)
+	if l.good == l.sentSeq {
+		return
+	}
+	g.log.Debug("accepted", zap.String("type", shortNames[l.typeURL]), zap.String("version", l.editions[l.sentSeq].version))
 	l.good, l.goodAt = l.sentSeq, g.now()
 	for seq := range l.editions {
 		if seq < l.good {
@@ -197,8 +209,8 @@ func (g *gateway) rejected(l *lane, words string) {
 	l.words = cleanWords(words)
 	l.rejections++
 	refused := l.editions[l.sentSeq]
-	l.refused = refused.version
-	l.retry = now.Add(firstRetry << (l.rejections - 1))
+	l.refused, l.refusedSeq = refused.version, l.sentSeq
+	l.retry = now.Add(firstRetry << min(l.rejections-1, 6))
 	culprit := named(l.words, refused.resources)
 	g.count.rejections.WithLabelValues(name, culprit).Inc()
 	g.log.Warn("the gateway rejected an update", zap.String("type", name), zap.String("resource", culprit), zap.String("message", l.words),
@@ -244,7 +256,7 @@ func (g *gateway) rejected(l *lane, words string) {
 
 // watch opens a watch of the lane's cache, or parks it until there is something
 // to watch. create is called with the gateway locked.
-func (g *gateway) watch(typeURL string, create func(cachev3.Cache) (func(), error)) (func(), error) {
+func (g *gateway) watch(typeURL string, subscription cachev3.Subscription, create func(cachev3.Cache) (func(), error)) (func(), error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	l := g.lanes[typeURL]
@@ -253,10 +265,16 @@ func (g *gateway) watch(typeURL string, create func(cachev3.Cache) (func(), erro
 	}
 	var cancel func()
 	var err error
+	tell := func() (func(), error) {
+		if g.delta && typeURL == resource.SecretType {
+			l.denyMissing(subscription)
+		}
+		return create(l.cache)
+	}
 	if l.open {
-		cancel, err = create(l.cache)
+		cancel, err = tell()
 	} else {
-		p := &parked{create: func() (func(), error) { return create(l.cache) }}
+		p := &parked{create: tell}
 		l.parked = p
 		cancel = func() {
 			g.mu.Lock()
@@ -269,6 +287,24 @@ func (g *gateway) watch(typeURL string, create func(cachev3.Cache) (func(), erro
 	}
 	g.advance()
 	return cancel, err
+}
+
+// denyMissing makes the cache say of names that it has nothing of that they are
+// gone, once for each: an Envoy that asks for a certificate on demand waits for
+// that, and go-control-plane's cache says nothing of what it never had. A known
+// resource without a version is what it takes for one to be taken away.
+func (l *lane) denyMissing(subscription cachev3.Subscription) {
+	for name := range l.told {
+		if _, ok := subscription.SubscribedResources()[name]; !ok || l.have.digests[name] != "" {
+			delete(l.told, name)
+		}
+	}
+	for name := range subscription.SubscribedResources() {
+		if l.have.digests[name] == "" && !l.told[name] && name != wildcard {
+			l.told[name] = true
+			subscription.ReturnedResources()[name] = ""
+		}
+	}
 }
 
 // advance sends whatever may be sent now, and sets a timer for the rest. The
@@ -300,6 +336,7 @@ func (g *gateway) advance() {
 	if !g.awaits(g.lanes[resource.ClusterType]) {
 		if c := target[resource.RouteType]; c != nil && g.mayAdd(c, later) {
 			g.add(routes, c, later)
+			routes.leads = c.clusters
 		}
 		g.addListeners(listeners, target[resource.ListenerType], later)
 	}
@@ -352,7 +389,9 @@ func (g *gateway) mayAdd(routes *content, later func(time.Time)) bool {
 		return true
 	}
 	for name := range routes.clusters {
-		if _, ok := clusters.have.digests[name]; ok {
+		// What the gateway already leads to is there, or it is in its bootstrap
+		// configuration, as Kourier's service_stats is.
+		if _, ok := clusters.have.digests[name]; ok || l.leads[name] || !l.open {
 			continue
 		}
 		now := g.now()

@@ -5,6 +5,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
+
+	"github.com/certherd/certherd/relay/shape"
 )
 
 // counters are what the relay counts as it goes. State is made when it is asked
@@ -52,16 +54,19 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	descInfo      = describe("build_info", "Always 1, with the version of certherd.", "version")
-	descReady     = describe("ready", "1 when the relay has a complete state of the controller, else 0.")
-	descConnected = describe("upstream_connected", "1 while the controller's stream of a type is open, else 0.", "type")
-	descReceived  = describe("upstream_last_received_timestamp_seconds", "When the controller last sent resources of a type, Unix time.", "type")
-	descResources = describe("resources", "Resources by type: in is what the controller has, out what gateways are to have.", "type", "side")
-	descGateways  = describe("gateways", "Streams of gateways that are open.")
-	descBehind    = describe("gateway_behind_seconds", "For how long a gateway has been running something else than it should, by type; 0 while it runs that.", "gateway", "type")
-	descAccepted  = describe("gateway_last_accepted_timestamp_seconds", "When a gateway last accepted an update of a type, Unix time.", "gateway", "type")
-	descFallback  = describe("gateway_fallback", "1 while a gateway gets what the controller sends, because it rejected the relay's form, else 0.", "gateway")
-	descProblems  = describe("problems", "What is wrong in the controller's state and was settled, by type.", "type")
+	descInfo         = describe("build_info", "Always 1, with the version of certherd.", "version")
+	descReady        = describe("ready", "1 when the relay has a complete state of the controller, else 0.")
+	descConnected    = describe("upstream_connected", "1 while the controller's stream of a type is open, else 0.", "type")
+	descReceived     = describe("upstream_last_received_timestamp_seconds", "When the controller last sent resources of a type, Unix time.", "type")
+	descResources    = describe("resources", "Resources by type: in is what the controller has, out what gateways are to have.", "type", "side")
+	descCertificates = describe("certificates", "Different certificates: in is what the controller has, out what gateways are to have.", "side")
+	descChains       = describe("filter_chains", "Filter chains of all listeners.", "side")
+	descInlined      = describe("inlined_certificates", "Certificates within listeners, each copy of them: what an Envoy keeps again with each listener that is drained.", "side")
+	descGateways     = describe("gateways", "Streams of gateways that are open.")
+	descBehind       = describe("gateway_behind_seconds", "For how long a gateway has been running something else than it should, by type; 0 while it runs that.", "gateway", "type")
+	descAccepted     = describe("gateway_last_accepted_timestamp_seconds", "When a gateway last accepted an update of a type, Unix time.", "gateway", "type")
+	descFallback     = describe("gateway_fallback", "1 while a gateway gets what the controller sends, because it rejected the relay's form, else 0.", "gateway")
+	descProblems     = describe("problems", "What is wrong in the controller's state and was settled, by type.", "type")
 )
 
 func (r *Relay) registry() *prometheus.Registry {
@@ -76,7 +81,7 @@ type state struct{ *Relay }
 
 // Describe sends the descriptions of all that Collect may send.
 func (s state) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descInfo, descReady, descConnected, descReceived, descResources, descGateways, descBehind, descAccepted, descFallback, descProblems} {
+	for _, d := range []*prometheus.Desc{descInfo, descReady, descConnected, descReceived, descResources, descCertificates, descChains, descInlined, descGateways, descBehind, descAccepted, descFallback, descProblems} {
 		ch <- d
 	}
 }
@@ -101,6 +106,12 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 		gauge(descProblems, float64(len(src.problems[t])), name)
 	}
 	src.mu.Unlock()
+	in, out := src.counts()
+	for side, c := range map[string]shape.Counts{"in": in, "out": out} {
+		gauge(descCertificates, float64(c.Certificates), side)
+		gauge(descChains, float64(c.Chains), side)
+		gauge(descInlined, float64(c.Inlined), side)
+	}
 	gateways := s.list()
 	gauge(descGateways, float64(len(gateways)))
 	for _, g := range gateways {

@@ -34,17 +34,20 @@ type ShapeOptions struct {
 	// SDS hands certificates out as secrets of their own, Merge makes one filter
 	// chain of those that differ in server names alone.
 	SDS, Merge bool
-	// OnDemand lets gateways load certificates when they are first asked for;
-	// Prefetch are server names whose certificates they load at once.
+	// OnDemand lets gateways that can (Envoy 1.37 and newer, over delta xDS) load
+	// certificates when they are first asked for; Prefetch are server names whose
+	// certificates they load at once.
 	OnDemand bool
 	Prefetch []string
 }
 
-func (o ShapeOptions) options() shape.Options {
-	s := shape.Options{SDS: o.SDS, Merge: o.Merge}
-	if o.OnDemand {
-		s.OnDemand = &shape.OnDemand{Prefetch: o.Prefetch}
-	}
+// plain are the options for all gateways; onDemand those for gateways that can load
+// certificates when they are first asked for.
+func (o ShapeOptions) plain() shape.Options { return shape.Options{SDS: o.SDS, Merge: o.Merge} }
+
+func (o ShapeOptions) onDemand() shape.Options {
+	s := o.plain()
+	s.OnDemand = &shape.OnDemand{Prefetch: o.Prefetch}
 	return s
 }
 
@@ -101,6 +104,9 @@ type stream struct {
 func New(o Options) (*Relay, error) {
 	if err := o.Pace.Validate(); err != nil {
 		return nil, fmt.Errorf("pace of listeners: %w", err)
+	}
+	if o.Shape.OnDemand && !(o.Shape.SDS && o.Shape.Merge) {
+		return nil, errors.New("certificates on demand need --sds and --merge")
 	}
 	r := &Relay{o: o, count: newCounters(), gateways: map[stream]*gateway{}, nodes: map[*corev3.Node]*gateway{}}
 	client, err := o.UpstreamTLS.credentials()

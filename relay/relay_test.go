@@ -9,11 +9,14 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -104,7 +107,8 @@ func newPair(t *testing.T, name string) pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -572,7 +576,97 @@ func TestARenewalIsOneSecret(t *testing.T) {
 	if n := len(renewed.GetResources()); n != 1 {
 		t.Errorf("%d secrets were sent for one renewal", n)
 	}
-	noKeys(t, w.pairs["x"], get(t, local, "/dump"), get(t, local, "/metrics"))
+	metrics := get(t, local, "/metrics")
+	for _, want := range []string{`certherd_relay_inlined_certificates{side="in"} 2`, `certherd_relay_inlined_certificates{side="out"} 0`, `certherd_relay_certificates{side="out"} 2`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("metrics lack %s", want)
+		}
+	}
+	noKeys(t, w.pairs["x"], get(t, local, "/dump"), metrics)
+}
+
+// TestMutualTLS: a gateway without a certificate of the right CA gets nothing, and
+// a controller is asked with the relay's own.
+func TestMutualTLS(t *testing.T) {
+	folder := t.TempDir()
+	write := func(name string, p pair) (certificate, key string) {
+		t.Helper()
+		certificate, key = filepath.Join(folder, name+".crt"), filepath.Join(folder, name+".key")
+		for file, content := range map[string][]byte{certificate: p.chain, key: p.key} {
+			if err := os.WriteFile(file, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return certificate, key
+	}
+	serverCert, serverKey := write("server", newPair(t, "localhost"))
+	clientCert, clientKey := write("client", newPair(t, "client"))
+	otherCert, otherKey := write("other", newPair(t, "other"))
+	server, err := ServerTLS{Certificate: serverCert, Key: serverKey, ClientCA: clientCert}.credentials()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(c ClientTLS) error {
+		t.Helper()
+		client, err := c.credentials()
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		near, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		far, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []net.Conn{near, far} {
+			if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		served := make(chan error, 1)
+		go func() {
+			defer far.Close()
+			conn, _, err := server.ServerHandshake(far)
+			if err == nil {
+				_, err = conn.Write([]byte("x"))
+			}
+			served <- err
+		}()
+		conn, _, err := client.ClientHandshake(t.Context(), "localhost", near)
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		near.Close()
+		return errors.Join(err, <-served)
+	}
+	if err := ask(ClientTLS{CA: serverCert, Certificate: clientCert, Key: clientKey}); err != nil {
+		t.Errorf("the right client is refused: %v", err)
+	}
+	for name, c := range map[string]ClientTLS{
+		"a client without a certificate":      {CA: serverCert},
+		"a client with somebody else's":       {CA: serverCert, Certificate: otherCert, Key: otherKey},
+		"a server that another CA has signed": {CA: otherCert, Certificate: clientCert, Key: clientKey},
+	} {
+		if ask(c) == nil {
+			t.Errorf("%s is let through", name)
+		}
+	}
+	for name, f := range map[string]func() error{
+		"no key":  func() error { _, err := ServerTLS{Certificate: serverCert}.credentials(); return err },
+		"no CA":   func() error { _, err := ClientTLS{Certificate: clientCert, Key: clientKey}.credentials(); return err },
+		"no file": func() error { _, err := ClientTLS{CA: filepath.Join(folder, "none")}.credentials(); return err },
+	} {
+		if f() == nil {
+			t.Errorf("%s: there is no error", name)
+		}
+	}
 }
 
 func TestDelta(t *testing.T) {
@@ -623,6 +717,13 @@ func TestDelta(t *testing.T) {
 	if removed := next(resource.ClusterType); len(removed.GetResources()) != 0 || !slices.Equal(removed.GetRemovedResources(), []string{"a"}) {
 		t.Errorf("%v, want the removal of cluster a", removed)
 	}
+	// Who asks for a secret that there is not must learn so, once.
+	send(&discovery.DeltaDiscoveryRequest{TypeUrl: resource.SecretType, ResourceNamesSubscribe: []string{"none"}})
+	if denied := next(resource.SecretType); !slices.Equal(denied.GetRemovedResources(), []string{"none"}) {
+		t.Errorf("%v, want that there is no such secret", denied)
+	}
+	c.set(testWorld{clusters: []string{"b", "c"}, leadsTo: map[string]string{"x": "b"}})
+	next(resource.ClusterType)
 }
 
 func TestMetricsAreWellFormed(t *testing.T) {

@@ -176,7 +176,7 @@ func (w watcher) CreateWatch(request *cachev3.Request, subscription cachev3.Subs
 	if err != nil {
 		return nil, err
 	}
-	return g.watch(request.GetTypeUrl(), func(c cachev3.Cache) (func(), error) {
+	return g.watch(request.GetTypeUrl(), subscription, func(c cachev3.Cache) (func(), error) {
 		return c.CreateWatch(request, subscription, answers)
 	})
 }
@@ -187,7 +187,7 @@ func (w watcher) CreateDeltaWatch(request *cachev3.DeltaRequest, subscription ca
 	if err != nil {
 		return nil, err
 	}
-	return g.watch(request.GetTypeUrl(), func(c cachev3.Cache) (func(), error) {
+	return g.watch(request.GetTypeUrl(), subscription, func(c cachev3.Cache) (func(), error) {
 		return c.CreateDeltaWatch(request, subscription, answers)
 	})
 }

@@ -41,9 +41,18 @@ type source struct {
 	received      map[string]time.Time
 	problems      map[string][]shape.Problem
 
+	// counted is what both states were counted to have when listeners were last
+	// received, at countedAt.
+	countedAt time.Time
+	counted   [2]shape.Counts
+
 	// shapers are one for what listeners and secrets make up together, and one for
 	// each other type, so that clusters do not wait for listeners.
 	shapers map[string]*part
+	// demand is the group of listeners and secrets for gateways that load
+	// certificates on demand, nil where none may; onDemand what they are to have.
+	demand   *part
+	onDemand map[string]*content
 }
 
 // part is a group of types that are shaped together.
@@ -64,6 +73,9 @@ func newSource(node *corev3.Node, conn grpc.ClientConnInterface, log *zap.Logger
 		for _, t := range group {
 			s.shapers[t] = p
 		}
+	}
+	if o.OnDemand {
+		s.demand = &part{types: []string{resource.ListenerType, resource.SecretType}, shaper: shape.New()}
 	}
 	return s
 }
@@ -154,18 +166,27 @@ func (s *source) update(typeURL string, given shape.State) {
 	if typeURL == resource.SecretType && len(p.given.Listeners) == 0 {
 		return // nothing can name them yet
 	}
-	o := s.shape.options()
-	shaped, problems := p.shaper.Shape(p.given, p.before, o)
-	p.before = &shaped
-	fresh := map[string]*content{}
-	for _, t := range p.types {
-		fresh[t] = newContent(shaped, t)
+	shaped, fresh, problems := p.make(p.given, s.shape.plain())
+	var onDemand map[string]*content
+	if s.demand != nil && slices.Contains(s.demand.types, typeURL) {
+		_, onDemand, _ = s.demand.make(p.given, s.shape.onDemand())
 	}
-	s.publish(typeURL, given, shaped, fresh, problems)
+	s.publish(typeURL, given, shaped, fresh, onDemand, problems)
+}
+
+// make shapes a state, and keeps the outcome for the next.
+func (p *part) make(given shape.State, o shape.Options) (shape.State, map[string]*content, []shape.Problem) {
+	shaped, problems := p.shaper.Shape(given, p.before, o)
+	p.before = &shaped
+	contents := map[string]*content{}
+	for _, t := range p.types {
+		contents[t] = newContent(shaped, t)
+	}
+	return shaped, contents, problems
 }
 
 // publish makes shaped contents what the gateways should run.
-func (s *source) publish(typeURL string, given, shaped shape.State, fresh map[string]*content, problems []shape.Problem) {
+func (s *source) publish(typeURL string, given, shaped shape.State, fresh, onDemand map[string]*content, problems []shape.Problem) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.received[typeURL] = time.Now()
@@ -180,6 +201,9 @@ func (s *source) publish(typeURL string, given, shaped shape.State, fresh map[st
 		}
 	}
 	s.contents = contents
+	if onDemand != nil {
+		s.onDemand = onDemand
+	}
 	s.report(typeURL, problems)
 	if !changed {
 		s.count.coalesced.WithLabelValues(shortNames[typeURL], "unchanged").Inc()
@@ -221,7 +245,12 @@ func (s *source) aim(g *gateway) {
 	if s.wantRaw {
 		raw = s.raw
 	}
-	g.aim(s.contents, raw)
+	shaped := s.contents
+	if g.onDemand {
+		shaped = maps.Clone(shaped)
+		maps.Copy(shaped, s.onDemand)
+	}
+	g.aim(shaped, raw)
 }
 
 // needRaw begins to keep the controller's own form, for a gateway that has fallen
@@ -245,6 +274,7 @@ func (s *source) join(g *gateway) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g.needRaw = s.needRaw
+	g.onDemand = s.demand != nil && g.delta && loadsOnDemand(g.node)
 	s.gateways[g] = true
 	s.aim(g)
 }
@@ -282,4 +312,36 @@ func set(into *shape.State, typeURL string, from shape.State) {
 	case resource.SecretType:
 		into.Secrets = from.Secrets
 	}
+}
+
+// counts counts what the controller has, and what gateways are to have. Counting
+// parses every certificate, so it is done when it is asked for.
+func (s *source) counts() (in, out shape.Counts) {
+	s.mu.Lock()
+	newest := s.received[resource.ListenerType]
+	fresh := newest.Equal(s.countedAt)
+	in, out = s.counted[0], s.counted[1]
+	given, shaped := s.given, s.shaped
+	s.mu.Unlock()
+	if fresh {
+		return in, out
+	}
+	in, out = shape.Count(given), shape.Count(shaped)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.countedAt, s.counted = newest, [2]shape.Counts{in, out}
+	return in, out
+}
+
+// onDemandExtension is the Envoy extension that loads certificates when they are
+// first asked for (envoy.extensions.transport_sockets.tls.cert_selectors.on_demand_secret).
+const onDemandExtension = "envoy.tls.certificate_selectors.on_demand_secret"
+
+// loadsOnDemand reports whether an Envoy says that it has that extension.
+func loadsOnDemand(n *corev3.Node) bool {
+	v := n.GetUserAgentBuildVersion().GetVersion()
+	if v.GetMajorNumber() < 1 || (v.GetMajorNumber() == 1 && v.GetMinorNumber() < 37) {
+		return false
+	}
+	return slices.ContainsFunc(n.GetExtensions(), func(e *corev3.Extension) bool { return e.GetName() == onDemandExtension && !e.GetDisabled() })
 }

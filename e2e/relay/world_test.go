@@ -95,7 +95,7 @@ var setUp = sync.OnceValues(func() (*world, error) {
 		return nil, fmt.Errorf("build certherd-relay: %w", err)
 	}
 	ctx := context.Background()
-	if running, err = stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr, Relay: program}); err != nil {
+	if running, err = stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr, Relay: program, RelayArgs: []string{"--on-demand"}}); err != nil {
 		return nil, err
 	}
 	w := &world{stack: running}
@@ -191,7 +191,14 @@ func (a *authority) issue(t *testing.T, names ...string) (chain, key []byte, ser
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), template.SerialNumber.String()
 }
 
-func host(name string) string { return name + "." + domain }
+// host of a service: the services of a test, which share a prefix, have a domain of
+// their own, so that no wildcard covers those of another.
+func host(name string) string { return name + "." + domainOf(name) }
+
+func domainOf(name string) string {
+	prefix, _, _ := strings.Cut(name, "-")
+	return prefix + "." + domain
+}
 
 // secret puts a certificate for names into a Secret, new or not, and says its
 // serial number.
@@ -346,6 +353,10 @@ func (w *world) settle(t *testing.T) updates {
 	t.Helper()
 	last, quiet := w.updates(t), 0
 	until(t, "Envoy to be given nothing more", func() error {
+		if behind, err := w.listenersHeld(); err != nil || behind {
+			quiet = 0
+			return fmt.Errorf("the relay holds listeners: %v %w", behind, err)
+		}
 		now := w.updates(t)
 		if now != last {
 			last, quiet = now, 0
@@ -359,7 +370,27 @@ func (w *world) settle(t *testing.T) updates {
 	return last
 }
 
-// envoy is the folder of the stack's Envoy in /proc.
+// listenersHeld reports whether the relay has listeners that a gateway is still to
+// get.
+func (w *world) listenersHeld() (bool, error) {
+	answer, err := http.Get("http://" + w.stack.RelayLocal + "/metrics")
+	if err != nil {
+		return false, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "certherd_relay_gateway_behind_seconds{") && strings.Contains(line, `type="listeners"`) && !strings.HasSuffix(strings.TrimSpace(line), " 0") {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// process is the folder of a program of the stack in /proc.
 func (w *world) process(t *testing.T, program string) string {
 	t.Helper()
 	link := func(process, name string) string {

@@ -133,6 +133,13 @@ func Build(ctx context.Context, out io.Writer, parts ...Part) error {
 	return err
 }
 
+// Built builds a part if the cache does not hold it, and says the folder that it
+// is in: programs in bin, manifests in manifests.
+func Built(ctx context.Context, out io.Writer, part Part) (string, error) {
+	dirs, err := build(ctx, out, part)
+	return dirs[part], err
+}
+
 // build returns the folder of each part in the cache.
 func build(ctx context.Context, out io.Writer, parts ...Part) (map[Part]string, error) {
 	if len(parts) == 0 {

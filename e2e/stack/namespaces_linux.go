@@ -29,7 +29,7 @@ func namespaces() (*syscall.SysProcAttr, error) {
 
 // isolate sets up the namespaces that the supervisor was started in.
 func (s *supervisor) isolate() error {
-	if err := configureNetwork(); err != nil {
+	if err := Loopback(); err != nil {
 		return needsNamespaces(err, s.Root)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -46,8 +46,9 @@ func (s *supervisor) isolate() error {
 	return nil
 }
 
-// configureNetwork brings lo up and gives it the private address.
-func configureNetwork() error {
+// Loopback brings up lo in a new network namespace of the caller, with 127.0.0.1
+// and the address that everything in a stack has.
+func Loopback() error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

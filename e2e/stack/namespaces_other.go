@@ -14,3 +14,6 @@ func namespaces() (*syscall.SysProcAttr, error) { return nil, errLinux }
 func (s *supervisor) isolate() error { return errLinux }
 
 func needsNamespaces(err error, _ bool) error { return err }
+
+// Loopback needs Linux.
+func Loopback() error { return errLinux }

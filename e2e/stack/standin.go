@@ -8,8 +8,11 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
+	"golang.org/x/net/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -37,10 +40,23 @@ func standInForPods(cluster *cluster) error {
 }
 
 // application answers probes as Knative's activator and queue-proxy do
-// (knative.dev/networking, pkg/http/probe), and all other requests with a greeting.
+// (knative.dev/networking, pkg/http/probe), and all other requests with a greeting:
+// after as many milliseconds as the parameter ms says. At /ws it echoes over a
+// WebSocket.
 func application(w http.ResponseWriter, r *http.Request) {
 	switch probe := r.Header.Get("K-Network-Probe"); probe {
 	case "":
+		if r.URL.Path == "/ws" {
+			websocket.Server{Handler: func(c *websocket.Conn) { io.Copy(c, c) }}.ServeHTTP(w, r)
+			return
+		}
+		if ms, err := strconv.Atoi(r.FormValue("ms")); err == nil {
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(time.Duration(ms) * time.Millisecond):
+			}
+		}
 		fmt.Fprintf(w, "Hello from %s\n", r.Host)
 	case "probe":
 		w.Header().Set("K-Network-Hash", r.Header.Get("K-Network-Hash"))
