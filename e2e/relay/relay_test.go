@@ -110,6 +110,15 @@ func TestStaleHosts(t *testing.T) {
 	} else {
 		t.Logf("%.0f problems were settled", n)
 	}
+	// Without the relay, an Envoy that starts now would get no TLS listener at all.
+	// A controller that starts anew has forgotten the stale hosts.
+	w.restart(t, "kourier", syscall.SIGKILL)
+	until(t, "the controller to have forgotten the stale hosts", func() error {
+		if n := w.metric(t, `certherd_relay_problems{type="listeners"}`); n != 0 {
+			return fmt.Errorf("%v problems", n)
+		}
+		return nil
+	})
 }
 
 // held makes requests of each kind that last for a time, while other services
