@@ -47,6 +47,7 @@ type (
 	dumpedLane struct {
 		Type          string     `json:"type"`
 		Resources     int        `json:"resources"`
+		Asked         int        `json:"asked"` // names that it subscribes to; 0 for all
 		Wanted        string     `json:"wanted,omitempty"`
 		Sent          string     `json:"sent,omitempty"`
 		Accepted      string     `json:"accepted,omitempty"`
@@ -115,7 +116,7 @@ func (g *gateway) dump() dumpedGateway {
 		if !l.subscribed {
 			continue
 		}
-		x := dumpedLane{Type: shortNames[t], Resources: len(l.have.digests), Sent: l.editions[l.sentSeq].version, Accepted: l.editions[l.good].version,
+		x := dumpedLane{Type: shortNames[t], Resources: len(l.have.digests), Asked: len(l.names), Sent: l.editions[l.sentSeq].version, Accepted: l.editions[l.good].version,
 			Rejections: l.rejections, Message: l.words, Removable: slices.Sorted(maps.Keys(l.gone))}
 		if c := target[t]; c != nil {
 			x.Wanted = c.version

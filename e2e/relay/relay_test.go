@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -388,12 +389,10 @@ func TestOnDemand(t *testing.T) {
 	}
 	w.restart(t, "envoy", syscall.SIGTERM)
 	w.served(t, names[:2])
-	loaded, err := w.loaded()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if loaded != 2 {
-		t.Errorf("Envoy has loaded %d certificates, and two were asked for", loaded)
+	// Envoy's /certs does not list what is loaded on demand; the relay knows what
+	// was asked for. net-kourier's prober may have asked, too.
+	if n := w.asked(t); n < 2 || n > 4 {
+		t.Errorf("Envoy asks for %d certificates, and two of %d services were used", n, len(names))
 	}
 	if conn, err := w.dial("demand-nobody"); err == nil {
 		conn.Close()
@@ -415,28 +414,32 @@ func TestOnDemand(t *testing.T) {
 	w.served(t, names)
 }
 
-// loaded counts the certificates that Envoy has, by their serial numbers.
-func (w *world) loaded() (int, error) {
-	answer, err := http.Get("http://" + w.stack.EnvoyAdmin + "/certs")
+// asked is how many secrets the gateway subscribes to.
+func (w *world) asked(t *testing.T) int {
+	t.Helper()
+	dump, err := exec.Command(w.program, "dump", "--address", "http://"+w.stack.RelayLocal).Output()
 	if err != nil {
-		return 0, err
+		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	var certs struct {
-		Certificates []struct {
-			CertChain []struct {
-				SerialNumber string `json:"serial_number"`
-			} `json:"cert_chain"`
+	var d struct {
+		Gateways []struct {
+			OnDemand bool
+			Types    []struct {
+				Type  string
+				Asked int
+			}
 		}
 	}
-	if err := json.NewDecoder(answer.Body).Decode(&certs); err != nil {
-		return 0, err
+	if err := json.Unmarshal(dump, &d); err != nil {
+		t.Fatal(err)
 	}
-	serials := map[string]bool{}
-	for _, c := range certs.Certificates {
-		if len(c.CertChain) > 0 {
-			serials[c.CertChain[0].SerialNumber] = true
+	for _, g := range d.Gateways {
+		for _, x := range g.Types {
+			if g.OnDemand && x.Type == "secrets" {
+				return x.Asked
+			}
 		}
 	}
-	return len(serials), nil
+	t.Fatal("no gateway loads certificates on demand")
+	return 0
 }

@@ -81,6 +81,7 @@ type world struct {
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
 	ca      *authority
+	program string // certherd-relay
 }
 
 var setUp = sync.OnceValues(func() (*world, error) {
@@ -98,7 +99,7 @@ var setUp = sync.OnceValues(func() (*world, error) {
 	if running, err = stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr, Relay: program, RelayArgs: []string{"--on-demand"}}); err != nil {
 		return nil, err
 	}
-	w := &world{stack: running}
+	w := &world{stack: running, program: program}
 	config, err := running.RESTConfig()
 	if err != nil {
 		return nil, err
