@@ -9,6 +9,9 @@ BENCHFLAGS ?=
 # A module that is missing must fail at once and not look for a git host.
 export GOPROXY := $(shell go env GOPROXY | sed 's/[,|]direct$$//')
 export GOFLAGS := -buildvcs=auto $(GOFLAGS)
+# Nothing needs cgo, the image must not have it, and two ways of building would
+# compile everything twice.
+export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
 
@@ -31,7 +34,7 @@ BUILDAH ?= buildah
 .PHONY: image-programs
 image-programs:
 	@rm -rf $(IMAGE_DIR) && mkdir -p $(IMAGE_DIR)
-	CGO_ENABLED=0 go build -ldflags '-s -w' -o $(IMAGE_DIR)/ ./cmd/...
+	go build -ldflags '-s -w' -o $(IMAGE_DIR)/ ./cmd/...
 
 .PHONY: image
 image: image-programs ## the container image IMAGE (certherd:devel), by buildah; GOARCH chooses the platform
@@ -43,7 +46,7 @@ unit: ## tests without a cluster, in seconds once built
 
 .PHONY: test
 test: build stack-build ## everything: unit, scenarios, a real kube-apiserver, the real stack
-	go test -p 1 -timeout 40m ./...
+	go test -p 2 -timeout 40m ./...
 
 .PHONY: soak
 soak: ## half an hour of services that come and go, and of leaders that are killed, stopped and cut off, and of clocks that jump

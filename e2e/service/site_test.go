@@ -285,7 +285,6 @@ func (r *replica) metric(sample string) float64 {
 }
 
 func (r *replica) leads() bool { return r.metric("certherd_leader") == 1 }
-func (r *replica) ready() bool { code, _ := r.get("/readyz"); return code == 200 }
 func (r *replica) ends() bool {
 	select {
 	case <-r.ended:
