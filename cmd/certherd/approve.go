@@ -23,9 +23,11 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 
+	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/proposal"
 	"github.com/certherd/certherd/report"
 	"github.com/certherd/certherd/service"
 )
@@ -40,7 +42,7 @@ const comparedObjects = 200
 func approveCommand() *cobra.Command {
 	var a approval
 	c := &cobra.Command{
-		Use:   "approve [CHANGE[@DIGEST]...]",
+		Use:   "approve [CHANGE[@DIGEST] | NAMESPACE/NAME[@DIGEST]]...",
 		Short: "Approve what certherd proposes to do",
 		Long: `approve lets the certherd that runs in the cluster carry out changes that it proposes: those of rules
 in mode propose, and those that maxShare has stopped. Reports and --list name them.
@@ -50,17 +52,24 @@ is refused when the state is not the one that you have looked at; CHANGE alone t
 the newest report has. The leader compares again immediately before it acts. It acts within seconds,
 if windows and budget allow, or else in the next round in which they do.
 
---all approves everything that waits. Where that is more than maxShare of all certificates, it has to
+NAMESPACE/NAME, or consolidation/NAMESPACE/NAME, approves a Consolidation: exactly what it proposes now.
+What it proposes is among the changes, too; either approval is enough.
+
+--all approves every change that waits. Where that is more than maxShare of all certificates, it has to
 be named with its digest, as --list shows it: that is the only way to let so much happen at once.
 
 --resume ends the stop that follows when gateways became worse after a batch of changes.
 
-Who may update the ConfigMap certherd-approvals in certherd's namespace may approve.`,
+Who may update the ConfigMap certherd-approvals in certherd's namespace may approve changes; who may get and
+patch consolidations.certherd.dev in a namespace may approve those.`,
 		Example: `  # What waits?
   certherd approve --list
 
   # One change, in the state that the list shows
   certherd approve 3fa9c2d0b1@5e8d21c4a0 --reason 'CHG-4711'
+
+  # One Consolidation, in the state that the list shows
+  certherd approve shop/wildcard-shop-example-com-6e331a74@c81d0f5a3e
 
   # Everything that waits
   certherd approve --all
@@ -91,20 +100,30 @@ Who may update the ConfigMap certherd-approvals in certherd's namespace may appr
 			return nil, cobra.ShellCompDirectiveError
 		}
 		waiting, err := a.waiting(ctx)
-		if err != nil {
+		consolidations, err2 := a.proposed(ctx)
+		if err != nil && err2 != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
 		var out []string
-		for _, x := range waiting {
-			if token := gate.Token(x.ID, x.Digest); !slices.Contains(args, token) {
-				out = append(out, cobra.CompletionWithDesc(token, x.Reason+" "+about(x)))
+		offer := func(token, what string) {
+			if !slices.Contains(args, token) {
+				out = append(out, cobra.CompletionWithDesc(token, what))
 			}
+		}
+		for _, x := range waiting {
+			offer(gate.Token(x.ID, x.Digest), x.Reason+" "+about(x))
+		}
+		for _, x := range consolidations {
+			offer(x.Token, strings.Join(x.Wildcards, ", "))
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := a.check(args); err != nil {
 			return err
+		}
+		if slices.ContainsFunc(args, isConsolidation) && (a.reason != "" || f.Changed("valid-for")) {
+			return errors.New("--reason and --valid-for are for changes: the approval of a Consolidation is a field of it, and holds as long as it proposes the same")
 		}
 		if err := a.open(); err != nil {
 			return err
@@ -118,7 +137,7 @@ Who may update the ConfigMap certherd-approvals in certherd's namespace may appr
 		case a.revoke:
 			return a.takeBack(c.Context(), args)
 		}
-		return a.give(c.Context(), args)
+		return a.approve(c.Context(), args)
 	}
 	return c
 }
@@ -159,6 +178,8 @@ func (a *approval) check(args []string) error {
 		return nil
 	case len(args) > 0 && a.all != "":
 		return errors.New("name changes, or use --all; a digest belongs right behind it: --all=DIGEST")
+	case a.revoke && slices.ContainsFunc(args, isConsolidation):
+		return errors.New("to take back the approval of a Consolidation: certherd reject --forget NAMESPACE/NAME, or while it is carried out certherd undo consolidation/NAMESPACE/NAME")
 	case len(args) == 0 && a.all == "":
 		return errors.New("name the changes, as `certherd approve --list` does, or use --all")
 	case a.valid <= 0:
@@ -403,6 +424,111 @@ func (a *approval) goOn(ctx context.Context) error {
 	return nil
 }
 
+// isConsolidation reports whether an argument names a Consolidation, and no change.
+func isConsolidation(arg string) bool { return strings.Contains(arg, "/") }
+
+// approve approves what was named, or nothing if any of the Consolidations cannot
+// be approved.
+func (a *approval) approve(ctx context.Context, args []string) error {
+	var changes, objects []string
+	for _, arg := range args {
+		if isConsolidation(arg) {
+			objects = append(objects, arg)
+		} else {
+			changes = append(changes, arg)
+		}
+	}
+	p, err := proposal.New(a.cluster, proposal.Options{})
+	if err != nil {
+		return err
+	}
+	var chosen []*v1alpha1.Consolidation
+	var errs []error
+	for _, arg := range objects {
+		object, pin, pinned := strings.Cut(arg, "@")
+		c, err := consolidationNamed(ctx, p, object)
+		if err == nil {
+			err = approvable(c, pin, pinned)
+		}
+		chosen, errs = append(chosen, c), append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if len(changes) > 0 || a.all != "" {
+		if err := a.give(ctx, changes); err != nil {
+			return err
+		}
+	}
+	for _, c := range chosen {
+		// The API server refuses it if c has changed since it was read.
+		if _, err := p.Approve(ctx, c); err != nil {
+			errs = append(errs, fmt.Errorf("cannot approve Consolidation %s/%s: %w", c.Namespace, c.Name, err))
+			continue
+		}
+		fmt.Fprintf(a.out, "approved %s: one certificate for %s instead of %d\n", consolidationToken(c), strings.Join(c.Spec.Wildcards, ", "), len(c.Spec.Members))
+		if c.Status.Phase != v1alpha1.Proposed && c.Status.Message != "" {
+			fmt.Fprintf(a.out, "It is %s: %s\n", c.Status.Phase, c.Status.Message)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// approvable says why a Consolidation cannot be approved, or not in the state that
+// pin, the beginning of a digest, is of.
+func approvable(c *v1alpha1.Consolidation, pin string, pinned bool) error {
+	name := c.Namespace + "/" + c.Name
+	switch p := c.Status.Phase; {
+	case p.Executing():
+		return fmt.Errorf("%s is being carried out already: %s", name, p)
+	case p.Ended():
+		return fmt.Errorf("%s is over: %s. To have it proposed once more: certherd reject --forget %s", name, p, name)
+	case p == v1alpha1.Withdrawn:
+		return fmt.Errorf("%s is not proposed any more", name)
+	case c.Status.Digest == "" || c.Status.Digest != c.Spec.Digest():
+		return fmt.Errorf("certherd has not looked at %s as it is now: wait until status.digest is that of what it proposes", name)
+	case pinned && (len(pin) < 6 || !strings.HasPrefix(c.Status.Digest, pin)):
+		return fmt.Errorf("%s is not in the state that you looked at, %s@%s: it is %s. Look again: kubectl describe consolidation -n %s %s", name, name, pin, consolidationToken(c), c.Namespace, c.Name)
+	}
+	return nil
+}
+
+// consolidationToken names a Consolidation in its present state.
+func consolidationToken(c *v1alpha1.Consolidation) string {
+	return gate.Token(c.Namespace+"/"+c.Name, c.Status.Digest)
+}
+
+// proposed is a Consolidation that waits for approval.
+type proposed struct {
+	// Token is what approve takes: NAMESPACE/NAME@DIGEST.
+	Token        string   `json:"token"`
+	Wildcards    []string `json:"wildcards"`
+	Hosts        int      `json:"hosts"`
+	Certificates int      `json:"certificates"`
+}
+
+// proposed are the Consolidations that wait for approval.
+func (a *approval) proposed(ctx context.Context) ([]proposed, error) {
+	p, err := proposal.New(a.cluster, proposal.Options{})
+	if err != nil {
+		return nil, err
+	}
+	all, err := p.List(ctx)
+	if errors.Is(err, proposal.ErrNotInstalled) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []proposed
+	for _, c := range all {
+		if c.Status.Phase == v1alpha1.Proposed && !c.Spec.Approved() {
+			out = append(out, proposed{Token: consolidationToken(c), Wildcards: c.Spec.Wildcards, Hosts: len(c.Spec.Hosts), Certificates: len(c.Spec.Members)})
+		}
+	}
+	return out, nil
+}
+
 // listing is what --list -o json writes.
 type listing struct {
 	TakenAt time.Time `json:"takenAt"`
@@ -416,6 +542,10 @@ type listing struct {
 	Cut       string             `json:"cut"`
 	Waiting   []report.Change    `json:"waiting"`
 	Approvals []service.Approval `json:"approvals"`
+	// Consolidations are those that wait; Unread is why they could not be listed,
+	// empty when they could.
+	Consolidations []proposed `json:"consolidations"`
+	Unread         string     `json:"unread"`
 }
 
 func (a *approval) show(ctx context.Context) error {
@@ -434,12 +564,18 @@ func (a *approval) show(ctx context.Context) error {
 	if len(waiting) > 0 {
 		x.All = digestOf(waiting)
 	}
+	if x.Consolidations, err = a.proposed(ctx); err != nil {
+		x.Unread = err.Error()
+	}
 	if a.format == "json" {
 		if x.Waiting == nil {
 			x.Waiting = []report.Change{}
 		}
 		if x.Approvals == nil {
 			x.Approvals = []service.Approval{}
+		}
+		if x.Consolidations == nil {
+			x.Consolidations = []proposed{}
 		}
 		e := json.NewEncoder(a.out)
 		e.SetIndent("", "  ")
@@ -452,7 +588,7 @@ func (a *approval) show(ctx context.Context) error {
 		}
 	}
 	if len(waiting) == 0 {
-		fmt.Fprintln(a.out, "Nothing waits for approval.")
+		fmt.Fprintln(a.out, "No change waits for approval.")
 	} else {
 		t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "CHANGE\tREASON\tOBJECT\tWHAT")
@@ -463,6 +599,19 @@ func (a *approval) show(ctx context.Context) error {
 			return err
 		}
 		fmt.Fprintf(a.out, "All %d: certherd approve --all=%s\n", len(waiting), x.All)
+	}
+	if x.Unread != "" {
+		fmt.Fprintln(a.err, "certherd: Consolidations are not listed:", x.Unread)
+	}
+	if len(x.Consolidations) > 0 {
+		t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "CONSOLIDATION\tWILDCARDS\tHOSTS\tCERTS")
+		for _, y := range x.Consolidations {
+			fmt.Fprintf(t, "%s\t%s\t%d\t%d\n", y.Token, strings.Join(y.Wildcards, ","), y.Hosts, y.Certificates)
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
 	}
 	for _, y := range consent.Approvals {
 		fmt.Fprintf(a.out, "approved %s by %s until %s", gate.Token(y.ID, y.Digest), y.By, y.Until.Local().Format(time.DateTime))

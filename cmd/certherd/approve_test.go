@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -16,10 +17,17 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
 
+	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/e2e/envoy"
 	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/proposal"
 	"github.com/certherd/certherd/report"
 	"github.com/certherd/certherd/service"
 )
@@ -360,6 +368,124 @@ func (s *site) steps(r *replica, action, result string) (n int) {
 	return n
 }
 
+// TestApproveConsolidation: the same command approves Consolidations, each in the
+// state that was looked at.
+func TestApproveConsolidation(t *testing.T) {
+	s := newSite(t)
+	cfg, err := s.stack.RESTConfig()
+	s.must(err)
+	crds := dynamic.NewForConfigOrDie(cfg).Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	file, err := os.ReadFile("../../manifests/crd/consolidations.yaml")
+	s.must(err)
+	var crd unstructured.Unstructured
+	s.must(yaml.Unmarshal(file, &crd.Object))
+	_, err = crds.Create(t.Context(), &crd, metav1.CreateOptions{})
+	s.must(err)
+	p, err := proposal.New(cfg, proposal.Options{})
+	s.must(err)
+	s.await("the custom resource", func() bool { _, err := p.List(t.Context()); return err == nil })
+
+	const name = "team-a/wildcard"
+	// propose proposes one wildcard for hosts below example.test.
+	propose := func(phase v1alpha1.Phase, hosts ...string) {
+		t.Helper()
+		c := &v1alpha1.Consolidation{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "wildcard"}}
+		c.Spec.Proposal = v1alpha1.Proposal{
+			Wildcards: []string{"*.example.test"}, SecretName: "wildcard", IssuerRef: v1alpha1.IssuerRef{Group: "cert-manager.io", Kind: "ClusterIssuer", Name: "ca"},
+			Source: v1alpha1.Source{Kind: v1alpha1.SourceCertificate, Name: "wildcard", Template: hosts[0]},
+		}
+		for _, h := range hosts {
+			c.Spec.Hosts = append(c.Spec.Hosts, h+".example.test")
+			c.Spec.Members = append(c.Spec.Members, v1alpha1.Member{Kind: v1alpha1.SourceCertificate, Name: h, UID: "uid-" + h, SecretName: h, Hosts: []string{h + ".example.test"}, Consumers: []v1alpha1.Consumer{{Kind: v1alpha1.ConsumerIngress, Name: h, UID: "uid-of-" + h}}})
+		}
+		c.Status.Phase = phase
+		if phase == v1alpha1.Held {
+			c.Status.Blockers = []string{"the issuer is not Ready"}
+		}
+		out, err := p.Sync(t.Context(), []consolidate.Proposal{{Consolidation: c}}, nil)
+		s.must(err)
+		for _, o := range out {
+			s.must(o.Err)
+		}
+	}
+	get := func() *v1alpha1.Consolidation {
+		t.Helper()
+		c, err := p.Get(t.Context(), "team-a", "wildcard")
+		s.must(err)
+		return c
+	}
+	propose(v1alpha1.Proposed, "a", "b")
+	s.start("a") // for a report in the cluster
+	s.await("it is listed", func() bool {
+		out, _ := s.certherd("approve", "--list")
+		return strings.Contains(out, name+"@") && strings.Contains(out, "*.example.test")
+	})
+	old := s.listed().Consolidations
+	if len(old) != 1 || old[0].Hosts != 2 || old[0].Certificates != 2 {
+		t.Fatalf("it lists %+v", old)
+	}
+	var offered bytes.Buffer
+	root := rootCommand("certherd")
+	root.SetOut(&offered)
+	root.SetErr(io.Discard)
+	root.SetArgs([]string{"__complete", "approve", "--kubeconfig", s.stack.Kubeconfig, ""})
+	if s.must(root.ExecuteContext(t.Context())); !strings.Contains(offered.String(), old[0].Token) {
+		t.Errorf("it offers %q", &offered)
+	}
+
+	// What is refused approves nothing of the same call.
+	s.refuses("there is no Consolidation nothing", "team-a/nothing", name)
+	s.refuses("not in the state that you looked at", name+"@0123456789")
+	s.refuses("not in the state that you looked at", name+"@") // the empty digest is the beginning of any
+	s.refuses("there is no change", "0123456789", name)
+	propose(v1alpha1.Proposed, "a", "b", "c")
+	s.refuses("not in the state that you looked at", old[0].Token)
+	if get().Spec.ApprovedDigest != "" {
+		t.Fatal("it was approved")
+	}
+
+	s.approves("consolidation/" + s.listed().Consolidations[0].Token)
+	if c := get(); !c.Spec.Approved() {
+		t.Errorf("it is not approved: %+v", c.Spec)
+	}
+	if x := s.listed(); len(x.Consolidations) != 0 || x.Unread != "" {
+		t.Errorf("it lists %+v, %s", x.Consolidations, x.Unread)
+	}
+	// No, and yes after all, while something stops it.
+	if _, failed := s.certherd("reject", name); failed != "" || get().Spec.Approved() {
+		t.Errorf("it was not rejected: %s", failed)
+	}
+	propose(v1alpha1.Held, "a", "b", "c")
+	s.approves(name)
+	propose(v1alpha1.Held, "a", "b", "c")
+	if out := s.approves(name); !get().Spec.Approved() || !strings.Contains(out, "the issuer is not Ready") {
+		t.Errorf("it says %q", out)
+	}
+	propose(v1alpha1.Proposed, "a", "b", "c")
+	if c := get(); c.Status.Phase != v1alpha1.Approved {
+		t.Errorf("it is %s", c.Status.Phase)
+	}
+}
+
+// TestApprovable: what is under way, over, gone or changed is not approved.
+func TestApprovable(t *testing.T) {
+	for phase, why := range map[v1alpha1.Phase]string{
+		v1alpha1.Proposed: "", v1alpha1.Waiting: "", v1alpha1.Held: "", v1alpha1.Rejected: "", v1alpha1.Approved: "",
+		v1alpha1.Switching: "carried out already", v1alpha1.RollingBack: "carried out already",
+		v1alpha1.Done: "is over", v1alpha1.RolledBack: "reject --forget", v1alpha1.Withdrawn: "not proposed",
+	} {
+		c := &v1alpha1.Consolidation{}
+		c.Status.Phase, c.Status.Digest = phase, c.Spec.Digest()
+		if err := approvable(c, "", false); why == "" && err != nil || why != "" && (err == nil || !strings.Contains(err.Error(), why)) {
+			t.Errorf("%s: %v, want %q", phase, err, why)
+		}
+		c.Spec.Hosts = []string{"changed.example.test"}
+		if approvable(c, "", false) == nil {
+			t.Errorf("%s: it is approved unseen", phase)
+		}
+	}
+}
+
 func TestApproveIsExplained(t *testing.T) {
 	for _, tc := range []struct {
 		args []string
@@ -372,6 +498,10 @@ func TestApproveIsExplained(t *testing.T) {
 		{[]string{"-o", "json", "x"}, "goes with --list"},
 		{[]string{"--list", "-o", "xml"}, "no format"},
 		{[]string{"--valid-for", "-1h", "x"}, "longer than nothing"},
+		{[]string{"--reason", "y", "x", "a/b"}, "are for changes"},
+		{[]string{"--revoke", "a/b"}, "reject --forget"},
+		{[]string{"--server", "http://127.0.0.1:1", "a/"}, "NAMESPACE/NAME"},
+		{[]string{"--server", "http://127.0.0.1:1", "secret/a/b"}, "NAMESPACE/NAME"},
 	} {
 		root := rootCommand("certherd")
 		root.SetArgs(append([]string{"approve"}, tc.args...))

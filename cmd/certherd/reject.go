@@ -57,15 +57,11 @@ reject acts with your own rights: it needs to get and patch consolidations.certh
 // decide writes a person's decision about a Consolidation, named NAMESPACE/NAME,
 // and says what comes of it.
 func decide(c *cobra.Command, cfg *rest.Config, object string, how func(*proposal.Proposer, context.Context, *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error), what string) error {
-	namespace, name, ok := strings.Cut(object, "/")
-	if !ok || namespace == "" || name == "" {
-		return fmt.Errorf("%q names no Consolidation: write NAMESPACE/NAME, as `kubectl get consolidations -A` shows them", object)
-	}
 	p, err := proposal.New(cfg, proposal.Options{})
 	if err != nil {
 		return err
 	}
-	x, err := p.Get(c.Context(), namespace, name)
+	x, err := consolidationNamed(c.Context(), p, object)
 	if err != nil {
 		return err
 	}
@@ -74,4 +70,14 @@ func decide(c *cobra.Command, cfg *rest.Config, object string, how func(*proposa
 	}
 	_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", object, what)
 	return err
+}
+
+// consolidationNamed reads the Consolidation that an argument names, with or
+// without its kind.
+func consolidationNamed(ctx context.Context, p *proposal.Proposer, object string) (*v1alpha1.Consolidation, error) {
+	namespace, name, ok := strings.Cut(strings.TrimPrefix(object, "consolidation/"), "/")
+	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return nil, fmt.Errorf("%q names no Consolidation: write NAMESPACE/NAME, as `kubectl get consolidations -A` shows them", object)
+	}
+	return p.Get(ctx, namespace, name)
 }
