@@ -141,6 +141,7 @@ acme.cert-manager.io Challenge spec.key
 acme.cert-manager.io Challenge spec.token
 cert-manager.io CertificateRequest spec.issuerRef.name
 cert-manager.io CertificateRequest metadata.annotations.cert-manager\.io/private-key-secret-name
+acme.cert-manager.io Order metadata.annotations.cert-manager\.io/private-key-secret-name
 cert-manager.io CertificateRequest spec.request
 cert-manager.io CertificateRequest spec.username
 cert-manager.io CertificateRequest spec.groups[]
