@@ -30,6 +30,8 @@ type Options struct {
 	Pages []string
 	// Pods find the pages of Envoys that run as Pods.
 	Pods []Pods
+	// EnvoysOnly leaves out whether objects are Ready, which takes long lists.
+	EnvoysOnly bool
 	// Timeout is that of one page; 5 s if it is 0.
 	Timeout time.Duration
 }
@@ -174,7 +176,7 @@ func (r *Reader) Read(ctx context.Context) Reading {
 			now.Envoys[name] = e
 		})
 	}
-	if r.dynamic != nil {
+	if r.dynamic != nil && !r.o.EnvoysOnly {
 		for _, k := range kinds {
 			parts.Go(func() {
 				if err := r.readiness(ctx, k, func(name, why string, made time.Time) {

@@ -20,9 +20,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
 	"github.com/certherd/certherd/proposal"
@@ -92,8 +95,14 @@ func (s *site) ready(r dynamic.ResourceInterface, text string) {
 	s.must(err)
 }
 
+// idle collects nothing.
+type idle struct{}
+
+func (idle) Ready(context.Context) error           { return nil }
+func (idle) Collect(context.Context, gate.Cleared) {}
+
 // TestService: a service that proposes keeps Consolidations, and one that only
-// reports writes none.
+// reports writes none. What is approved is not begun while everything is stopped.
 func TestService(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a control plane")
@@ -109,13 +118,17 @@ func TestService(t *testing.T) {
 		s.must(err)
 	}
 	s.ready(s.objects.Resource(issuers), `{apiVersion: cert-manager.io/v1, kind: ClusterIssuer, metadata: {name: ca}, spec: {ca: {secretName: ca-key}}}`)
-	for _, n := range []string{"a", "b"} {
-		s.ready(s.objects.Resource(certificates).Namespace(ns), fmt.Sprintf(`{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: %[1]s-tls}, spec: {secretName: %[1]s-tls, dnsNames: [%[1]s.example.test], issuerRef: {name: ca, kind: ClusterIssuer}}}`, n))
+	serve := func(n string) {
+		t.Helper()
 		_, err := s.core.NetworkingV1().Ingresses(ns).Create(t.Context(), &networkingv1.Ingress{ObjectMeta: metav1.ObjectMeta{Name: n}, Spec: networkingv1.IngressSpec{
 			DefaultBackend: &networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: n, Port: networkingv1.ServiceBackendPort{Number: 80}}},
 			TLS:            []networkingv1.IngressTLS{{Hosts: []string{n + ".example.test"}, SecretName: n + "-tls"}},
 		}}, metav1.CreateOptions{})
 		s.must(err)
+	}
+	for _, n := range []string{"a", "b"} {
+		s.ready(s.objects.Resource(certificates).Namespace(ns), fmt.Sprintf(`{apiVersion: cert-manager.io/v1, kind: Certificate, metadata: {name: %[1]s-tls}, spec: {secretName: %[1]s-tls, dnsNames: [%[1]s.example.test], issuerRef: {name: ca, kind: ClusterIssuer}}}`, n))
+		serve(n)
 	}
 	configure := func(mode, more string) {
 		t.Helper()
@@ -133,6 +146,12 @@ func TestService(t *testing.T) {
 		snapshot, _, err := live.Look(ctx, cfg, live.Options{Proof: true})
 		return snapshot, err
 	}
+	o.Collector = func(*rest.Config, config.Config, service.Hooks) (service.Collector, error) { return idle{}, nil }
+	stop := func(x *service.Stop) {
+		t.Helper()
+		s.must(service.OpenApprovals(s.core.CoreV1(), "certherd").Change(t.Context(), func(c *service.Consent) (bool, error) { c.Stopped = x; return true, nil }))
+	}
+	stop(&service.Stop{Since: time.Now(), Why: []string{"a gateway rejected an update"}})
 	x, err := service.New(o)
 	s.must(err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -191,4 +210,13 @@ func TestService(t *testing.T) {
 	s.await("approved again", is(v1alpha1.Approved))
 	s.must(s.core.NetworkingV1().Ingresses(ns).Delete(t.Context(), "b", metav1.DeleteOptions{}))
 	s.await("withdrawn", is(v1alpha1.Withdrawn))
+
+	// Once a person lets it go on, what is approved begins.
+	serve("b")
+	s.await("proposed anew", is(v1alpha1.Proposed))
+	_, err = p.Approve(t.Context(), get())
+	s.must(err)
+	s.await("approved while all is stopped", is(v1alpha1.Approved))
+	stop(nil)
+	s.await("begun", is(v1alpha1.Issuing))
 }

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -58,10 +59,18 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 	o := live.Defaults()
 	o.Options = c.CarryOptions()
 	o.Gap, o.Gateway, o.Unprobed = time.Duration(c.Consolidate.Gap), c.Consolidate.Gateway, !c.Consolidate.Probe
-	o.Hold = func(y *v1alpha1.Consolidation) string { return k.holdsConsolidation(c, x, y) }
+	gateways, err := k.watchRejections(c.Config)
+	stopped := ""
+	o.Hold = func(y *v1alpha1.Consolidation) string {
+		return cmp.Or(stopped, k.holdsConsolidation(c, x, y), gateways.hold(y.Status.Phase == v1alpha1.Verifying))
+	}
+	o.Rejecting = gateways.rejecting
 	o.Sweep = func(_ *v1alpha1.Consolidation, old []inventory.Ref) { x.sweep(old) }
 	o.Tell = k.tellConsolidation
-	carrier, err := live.New(k.writer, o)
+	var carrier *live.Carrier
+	if err == nil {
+		carrier, err = live.New(k.writer, o)
+	}
 	if err != nil {
 		k.log.Error("no consolidation is carried out", zap.Error(err))
 	}
@@ -79,6 +88,7 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 		if carrier == nil {
 			continue
 		}
+		stopped = k.stopsConsolidations(ctx)
 		hurry, err := carrier.Pass(ctx)
 		if err != nil && ctx.Err() == nil {
 			k.log.Warn("consolidations not read", zap.Error(err))
