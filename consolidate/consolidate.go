@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
@@ -39,7 +40,10 @@ type Options struct {
 func Checks(o Options) []plan.Check {
 	// Both checks are two sides of one look at the same snapshot.
 	var last *look
+	var one sync.Mutex
 	look := func(s *inventory.Snapshot) *look {
+		one.Lock()
+		defer one.Unlock()
 		if last == nil || last.s != s {
 			last = o.look(s)
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/certherd/certherd/inventory"
 )
@@ -138,15 +139,18 @@ func New(s *inventory.Snapshot, checks []Check) Plan { return Plan{}.And(s, chec
 
 // And adds what more checks find, after what is there.
 func (p Plan) And(s *inventory.Snapshot, checks []Check) Plan {
-	parts := make([][]Finding, 0, len(checks))
+	// A Snapshot does not change, so the checks need not wait for each other.
+	parts := make([][]Finding, len(checks))
+	var running sync.WaitGroup
 	order := map[Reason]int{}
 	for i, c := range checks {
 		if c.Doc == "" || c.Reason == "" {
 			panic("plan: check " + string(c.Reason) + " is not documented")
 		}
 		order[c.Reason] = i
-		parts = append(parts, c.Run(s))
+		running.Go(func() { parts[i] = c.Run(s) })
 	}
+	running.Wait()
 	var found []Finding
 	if len(parts) == 1 {
 		found = parts[0]
