@@ -267,12 +267,12 @@ func (b *bed) await(version string, pushed time.Time, types ...string) (map[stri
 		case <-b.ctx.Done():
 			return nil, b.ctx.Err()
 		case <-deadline:
-			return nil, fmt.Errorf("Envoy has not taken an update for 2 minutes")
+			return nil, fmt.Errorf("no update taken by Envoy for 2 minutes")
 		}
 	}
 }
 
-var errEnded = errors.New("Envoy has ended")
+var errEnded = errors.New("the gateway has ended")
 
 // changes are the types that an event changes, with and without the relay.
 func (b *bed) changes(e event) []string {
@@ -307,7 +307,7 @@ func (b *bed) settle(last int) error {
 		case <-time.After(300 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("Envoy does not come to rest: %v %v", s, err)
+			return fmt.Errorf("the gateway does not come to rest: %v %v", s, err)
 		}
 	}
 	return nil

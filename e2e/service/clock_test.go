@@ -69,7 +69,9 @@ func init() {
 func (s *site) buildWithClock() {
 	s.Helper()
 	dir := s.TempDir()
-	src := filepath.Join(runtime.GOROOT(), "src", "time")
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	s.must(err)
+	src := filepath.Join(strings.TrimSpace(string(root)), "src", "time")
 	text, err := os.ReadFile(filepath.Join(src, "time.go"))
 	s.must(err)
 	const now = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
