@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +20,8 @@ import (
 
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"sigs.k8s.io/yaml"
+
+	"github.com/certherd/certherd/e2e/stack"
 )
 
 const (
@@ -315,25 +316,5 @@ func (b *bed) settle(last int) error {
 
 // stats are Envoy's counters whose names a pattern matches.
 func (b *bed) stats(pattern string) (map[string]int, error) {
-	request, err := http.NewRequestWithContext(b.ctx, http.MethodGet, "http://127.0.0.1:9901/stats?filter="+pattern, nil)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return nil, err
-	}
-	stats := map[string]int{}
-	for line := range strings.Lines(string(text)) {
-		name, value, found := strings.Cut(strings.TrimSpace(line), ": ")
-		if n, err := strconv.Atoi(value); found && err == nil {
-			stats[name] = n
-		}
-	}
-	return stats, nil
+	return stack.EnvoyStats(b.ctx, "127.0.0.1:9901", pattern)
 }

@@ -315,33 +315,12 @@ func until(t *testing.T, what string, done func() error) {
 	}
 }
 
-// stats are Envoy's counters whose names a pattern matches.
-func (w *world) stats(pattern string) (map[string]int, error) {
-	response, err := http.Get("http://" + w.stack.EnvoyAdmin + "/stats?filter=" + pattern)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	stats := map[string]int{}
-	for line := range strings.Lines(string(text)) {
-		name, value, found := strings.Cut(strings.TrimSpace(line), ": ")
-		if n, err := strconv.Atoi(value); found && err == nil {
-			stats[name] = n
-		}
-	}
-	return stats, nil
-}
-
 // updates are how often Envoy was given each type.
 type updates struct{ clusters, listeners, modified, rejected int }
 
 func (w *world) updates(t *testing.T) updates {
 	t.Helper()
-	s, err := w.stats("(cluster_manager.cds|listener_manager)")
+	s, err := stack.EnvoyStats(t.Context(), w.stack.EnvoyAdmin, "(cluster_manager.cds|listener_manager)")
 	if err != nil {
 		t.Fatal(err)
 	}
