@@ -379,3 +379,50 @@ func TestModulesReplaceNothing(t *testing.T) {
 		t.Error("no go.mod was found")
 	}
 }
+
+// TestPromisesHaveTheirTests: docs/safety.md names the tests of each promise, after
+// their package.
+func TestPromisesHaveTheirTests(t *testing.T) {
+	text, err := os.ReadFile("docs/safety.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("`([a-z0-9/]+)`: |\\b(Test[A-Z]\\w+)(\\.\\.\\.)?")
+	found := 0
+	for _, line := range strings.Split(string(text), "\n") {
+		folder := ""
+		for _, m := range row.FindAllStringSubmatch(line, -1) {
+			if m[1] != "" {
+				folder = m[1]
+				continue
+			}
+			found++
+			end := "("
+			if m[3] != "" {
+				end = ""
+			}
+			if !declares(t, folder, "func "+m[2]+end) {
+				t.Errorf("docs/safety.md names %s of %q, which has no such test", m[2], folder)
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("docs/safety.md names no test")
+	}
+}
+
+// declares says whether a test file of a package has a text.
+func declares(t *testing.T, folder, text string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(files, func(file string) bool {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Contains(content, []byte("\n"+text))
+	})
+}
