@@ -90,6 +90,10 @@ type group struct {
 	wildcards []string // sorted
 	members   []*member
 	heir      heir
+	// parted is true for one of several wildcards with the same names, over which
+	// maxHosts spreads the members, and part counts them from 0.
+	parted bool
+	part   int
 	// blockers are what keeps it from being carried out for now; until, if not
 	// zero, is when the last of them will have passed by itself.
 	blockers []blocker
@@ -160,14 +164,17 @@ func (o Options) look(s *inventory.Snapshot) *look {
 		g.members = append(g.members, m)
 	}
 	l.merge()
-	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
+	for _, g := range l.groups {
 		g.issuer = l.issuerOf(g)
 		g.heir = l.heirOf(g)
-		hosts := len(g.allHosts())
+	}
+	l.split()
+	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
 		switch {
-		case hosts > o.MaxHosts:
+		case len(g.members) < o.MinCertificates && g.heir.object.IsZero() && g.parted:
 			for _, m := range g.members {
-				l.refuse(m, fmt.Sprintf("%s would carry %d hosts on one key, more than the %d allowed; if they may share it, raise maxHosts", g.name(), hosts, o.MaxHosts))
+				l.refuse(m, fmt.Sprintf("the wildcards for the others under %s carry the %s that are allowed on one key, and one more would replace %s, fewer than minCertificates (%d); if they may share a key, raise maxHosts",
+					g.name(), count(o.MaxHosts, "host"), count(len(g.members), "certificate"), o.MinCertificates))
 			}
 			return true
 		case len(g.members) < o.MinCertificates && g.heir.object.IsZero():
@@ -189,6 +196,89 @@ func (o Options) look(s *inventory.Snapshot) *look {
 	}
 	l.count()
 	return l
+}
+
+// split spreads a group with more hosts than one key may carry over as few
+// wildcards of the same names as will do: those that are there are filled up
+// first. The oldest certificates come first, so that a new one moves none of the
+// others. Routes cannot be told which of several wildcards to use (knative/serving
+// pkg/reconciler/route/route.go, findMatchingWildcardCert), so that a group of
+// theirs is refused.
+func (l *look) split() {
+	var out []*group
+	for _, g := range l.groups {
+		hosts := len(g.allHosts())
+		switch {
+		case hosts <= l.o.MaxHosts:
+			out = append(out, g)
+			continue
+		case g.knative:
+			for _, m := range g.members {
+				l.refuse(m, fmt.Sprintf("%s would carry %d hosts on one key, more than the %d allowed, and Routes choose at random between two wildcards of the same names: "+
+					"if they may share a key, raise maxHosts; otherwise spread the services over namespaces, or over domains with a domain-template that puts one more label between", g.name(), hosts, l.o.MaxHosts))
+			}
+			continue
+		}
+		out = append(out, l.parts(g)...)
+	}
+	l.groups = out
+}
+
+// parts are the groups that a group is spread over.
+func (l *look) parts(g *group) []*group {
+	var parts []*group
+	room := map[*group]int{}
+	for _, h := range l.heirsOf(g) {
+		p := &group{key: g.key, wildcards: g.wildcards, heir: h}
+		parts, room[p] = append(parts, p), l.o.MaxHosts-len(h.hosts)
+	}
+	members := slices.Clone(g.members)
+	slices.SortStableFunc(members, func(a, b *member) int {
+		return cmp.Or(len(b.hosts())-len(a.hosts()), a.meta().Created.Compare(b.meta().Created))
+	})
+	for _, m := range members {
+		if n := len(m.hosts()); n > l.o.MaxHosts {
+			l.refuse(m, fmt.Sprintf("it alone has %d hosts, more than the %d allowed on one key of a wildcard (maxHosts)", n, l.o.MaxHosts))
+			continue
+		}
+		i := slices.IndexFunc(parts, func(p *group) bool { return room[p] >= len(m.hosts()) })
+		if i < 0 {
+			p := &group{key: g.key, wildcards: g.wildcards}
+			i, parts, room[p] = len(parts), append(parts, p), l.o.MaxHosts
+		}
+		parts[i].members = append(parts[i].members, m)
+		room[parts[i]] -= len(m.hosts())
+	}
+	l.number(parts)
+	return slices.DeleteFunc(parts, func(p *group) bool { return len(p.members) == 0 })
+}
+
+// number gives each part a number that it keeps: a wildcard that was made for a
+// part has the name that goes with its number.
+func (l *look) number(parts []*group) {
+	numbered := map[int]bool{}
+	for _, p := range parts {
+		p.parted = true
+		slices.SortFunc(p.members, func(a, b *member) int { return a.object().Compare(b.object()) })
+		if p.heir.object.IsZero() {
+			p.issuer = l.issuerOf(p)
+			p.part = -1
+			continue
+		}
+		p.part = -1
+		for n := range parts {
+			if q := (&group{key: p.key, wildcards: p.wildcards, part: n}); wildcardName(q) == p.heir.object.Name {
+				p.part, numbered[n] = n, true
+			}
+		}
+	}
+	for _, p := range parts {
+		for n := 0; p.part < 0; n++ {
+			if !numbered[n] {
+				p.part, numbered[n] = n, true
+			}
+		}
+	}
 }
 
 // findWildcards notes every certificate with a wildcard name.
@@ -534,6 +624,9 @@ func wildcardName(g *group) string {
 	what := g.name() + " " + g.issuer.String() + " " + g.profile
 	if g.knative {
 		what += " " + inventory.GroupKnativeNet + " " + g.domain
+	}
+	if g.part > 0 {
+		what += fmt.Sprintf(" %d", g.part+1)
 	}
 	sum := sha256.Sum256([]byte(what))
 	name := strings.NewReplacer("*.", "", ".", "-", "_", "-").Replace(g.wildcards[0])

@@ -146,11 +146,20 @@ type heir struct {
 
 // heirOf looks for a wildcard that can be used as it is.
 func (l *look) heirOf(g *group) heir {
+	if all := l.heirsOf(g); len(all) > 0 {
+		return all[0]
+	}
+	return heir{}
+}
+
+// heirsOf are all of them.
+func (l *look) heirsOf(g *group) []heir {
+	var out []heir
 	for _, ref := range l.wildcards[[2]string{g.ns, g.wildcards[0]}] {
 		if g.knative {
 			x := l.s.KnativeCertificate(ref)
 			if x != nil && x.Ready && x.WildcardDomain != "" && (x.WildcardDomain == g.domain || g.domain == "") {
-				return heir{x.Secret, ref, x.Version.UID, l.servedWith(x.Secret)}
+				out = append(out, heir{x.Secret, ref, x.Version.UID, l.servedWith(x.Secret)})
 			}
 			continue
 		}
@@ -165,10 +174,10 @@ func (l *look) heirOf(g *group) heir {
 			// Certificate of its name, unless there is one (its
 			// pkg/controller/certificate-shim).
 		default:
-			return heir{x.Secret, ref, x.Version.UID, l.servedWith(x.Secret)}
+			out = append(out, heir{x.Secret, ref, x.Version.UID, l.servedWith(x.Secret)})
 		}
 	}
-	return heir{}
+	return out
 }
 
 // shimmed reports whether cert-manager makes Certificates for a consumer.

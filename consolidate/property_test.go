@@ -80,7 +80,11 @@ func (g generator) world() *inventory.Snapshot {
 			c.Owners, c.ManagedBy = []inventory.OwnerRef{{Ref: k.Ref, UID: k.Version.UID, Controller: true}}, ""
 			serve(inventory.Consumer{Meta: g.meta(inventory.GroupKnativeNet, "Ingress", ns, name), Class: "kourier.ingress", Ready: true, TLS: []inventory.TLS{{Hosts: []string{host}, Secret: k.Secret}}}, "spec.tls[].secretName")
 		}
-		for i := range g.IntN(7) {
+		webs := g.IntN(7)
+		if g.maybe(2) {
+			webs, parents = webs+8, parents[:1] // more than one key may carry
+		}
+		for i := range webs {
 			name := fmt.Sprintf("web%d", i)
 			var hosts []string
 			for range 1 + g.IntN(2) {
@@ -220,11 +224,11 @@ const worlds = 800
 // TestNobodyLosesACertificate: in every state in between, whatever the cluster,
 // every host has a certificate that is its own and renewed.
 func TestNobodyLosesACertificate(t *testing.T) {
-	proposals, reused, several := 0, 0, 0
+	proposals, reused, several, parts := 0, 0, 0, 0
 	for seed := range uint64(worlds) {
 		g := generator{rand.New(rand.NewPCG(seed, 1))}
 		s := g.world()
-		o := Options{MinCertificates: 2, MaxHosts: 2 + g.IntN(8), AcceptDrains: true}
+		o := Options{MinCertificates: 2, MaxHosts: 2 + g.IntN(6), AcceptDrains: true}
 		p := plan.New(s, Checks(o))
 		if err := p.Verify(s); err != nil {
 			t.Fatalf("world %d: %v", seed, err)
@@ -232,14 +236,28 @@ func TestNobodyLosesACertificate(t *testing.T) {
 		if what := walk(s, p.Changes); what != "" {
 			t.Fatalf("world %d: %s", seed, what)
 		}
+		names := map[string]bool{}
 		for _, x := range Proposals(s, o) {
 			proposals++
+			if n := x.Consolidation.Namespace + "/" + x.Consolidation.Name; names[n] {
+				t.Errorf("world %d: two proposals are called %s", seed, n)
+			} else {
+				names[n] = true
+			}
+			if n := x.Consolidation.Status.Risks.HostsOnKey; n > int64(o.MaxHosts) {
+				t.Errorf("world %d: %d hosts on one key, and %d are allowed", seed, n, o.MaxHosts)
+			}
 			spec := x.Consolidation.Spec
 			if spec.Source.UID != "" {
 				reused++
 			}
 			if len(spec.Wildcards) > 1 {
 				several++
+			}
+			if k := x.Consolidation.Namespace + " " + fmt.Sprint(spec.Wildcards, spec.IssuerRef, spec.Source.Kind); names[k] {
+				parts++
+			} else {
+				names[k] = true
 			}
 			if !inventory.CoversAll(spec.Wildcards, spec.Hosts) || len(spec.Hosts) > o.MaxHosts {
 				t.Errorf("world %d: %v for %v", seed, spec.Wildcards, spec.Hosts)
@@ -249,8 +267,8 @@ func TestNobodyLosesACertificate(t *testing.T) {
 			}
 		}
 	}
-	if proposals < worlds/2 || reused < 50 || several < 50 {
-		t.Errorf("%d proposals, %d of them with a wildcard that was there and %d with several names, are too few to prove anything", proposals, reused, several)
+	if proposals < worlds/2 || reused < 50 || several < 50 || parts < 20 {
+		t.Errorf("%d proposals, %d of them with a wildcard that was there, %d with several names and %d beside another one of the same names, are too few to prove anything", proposals, reused, several, parts)
 	}
 }
 
