@@ -33,6 +33,7 @@ func (c Config) check(broken map[string]bool) Errors {
 		k.fail("maxShare", "it must be from 0%% to 100%%")
 	}
 	c.Breaker.check(&k)
+	c.Notify.check(&k)
 	c.Ignore.check(&k)
 	for _, name := range gate.Rules() {
 		c.checkRule(&k, string(name), c.Rules()[name])
@@ -133,6 +134,21 @@ func (b Breaker) check(k *checker) {
 	}
 	if !(b.Failed >= 0 && b.Failed <= 1) {
 		k.fail("breaker.failed", "it must be from 0%% to 100%%")
+	}
+}
+
+func (n Notify) check(k *checker) {
+	if n.Source == "" {
+		k.fail("notify.source", "it must say what messages call this certherd")
+	}
+	for i, w := range n.Webhooks {
+		at := fmt.Sprintf("notify.webhooks[%d]", i)
+		if w.Format == "" {
+			k.fail(at+".format", "it must be said: use generic, slack or teams")
+		}
+		if !path.IsAbs(w.URLFile) {
+			k.fail(at+".urlFile", "it must be the absolute path of a file that holds the URL")
+		}
 	}
 }
 

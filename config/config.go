@@ -26,6 +26,7 @@ import (
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/gateway"
 	"github.com/certherd/certherd/gc"
+	"github.com/certherd/certherd/notify"
 )
 
 // Where the configuration is in a cluster.
@@ -52,6 +53,10 @@ type Config struct {
 	// Whatever becomes worse after a batch stops everything, until a person says
 	// `certherd approve --resume`.
 	Breaker Breaker `yaml:"breaker"`
+	// Notify tells people, by webhooks, what the leader tells as Events: serious
+	// findings that are new, steps that were carried out or could not be, stops, and
+	// what waits for an approval.
+	Notify Notify `yaml:"notify"`
 	// Ignore says what is never touched, in addition to what carries the
 	// annotation certherd.dev/ignore: "true" or is in a namespace that does.
 	Ignore Ignore `yaml:"ignore"`
@@ -101,6 +106,29 @@ type Breaker struct {
 	// Unready is how many Knative Ingresses, Gateways and Ingresses may lose their
 	// readiness.
 	Unready int `yaml:"unready" min:"0" max:"1000000"`
+}
+
+// Notify is whom to tell.
+type Notify struct {
+	// Source is what messages call this certherd, such as the name of its cluster.
+	Source string `yaml:"source"`
+	// Delay is for how long things are collected before they are told in one
+	// message. When nothing happens, nothing is sent.
+	Delay Duration `yaml:"delay" min:"1s" max:"24h"`
+	// Webhooks are where messages go.
+	Webhooks []Webhook `yaml:"webhooks"`
+}
+
+// Webhook is where messages go.
+type Webhook struct {
+	// Format is slack, teams (an Adaptive Card), or generic: a document of our own,
+	// which docs/running.md describes.
+	Format notify.Format `yaml:"format" values:"generic, slack, teams"`
+	// URLFile is a file that holds the URL, from a Secret that is mounted into the
+	// Pod: whoever has such a URL can write to its channel.
+	URLFile string `yaml:"urlFile"`
+	// Warnings leaves out what is not a warning.
+	Warnings bool `yaml:"warnings"`
 }
 
 // Rule is what every rule has.
@@ -264,6 +292,7 @@ func Default() Config {
 
 		ApprovalLifetime: Duration(168 * time.Hour),
 		Breaker:          Breaker{Pods: []Pods{podsOf(gateway.Kourier())}, Unreadable: StopUnreadable, Settle: Duration(10 * time.Second), Failed: Share(gateway.Defaults().Failed)},
+		Notify:           Notify{Source: "certherd", Delay: Duration(time.Minute)},
 		GC: GC{
 			Rule:   rule(gate.GC, "7 * * * *"),
 			MinAge: Duration(5 * time.Minute), RequestAge: Duration(24 * time.Hour),
@@ -283,6 +312,16 @@ func Default() Config {
 // Rules are the rules by name.
 func (c Config) Rules() map[gate.Rule]Rule {
 	return map[gate.Rule]Rule{gate.GC: c.GC.Rule, gate.Consolidate: c.Consolidate.Rule, gate.Batch: c.Batch.Rule}
+}
+
+// NotifySettings are the settings of package notify.
+func (c Config) NotifySettings() notify.Settings {
+	n := c.Notify
+	o := notify.Settings{Source: n.Source, Delay: time.Duration(n.Delay)}
+	for _, w := range n.Webhooks {
+		o.Webhooks = append(o.Webhooks, notify.Webhook(w))
+	}
+	return o
 }
 
 // GCOptions are the options of package gc.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"github.com/certherd/certherd/gate"
+	"github.com/certherd/certherd/notify"
 )
 
 func TestDefaultFileIsDefault(t *testing.T) {
@@ -57,6 +58,10 @@ ignore:
   namespaces: [kube-*, istio-system]
   names: [legacy-*, "prod-?/web"]
   labels: ["team in (a, b)", tier=gold]
+notify:
+  source: prod
+  delay: 5m
+  webhooks: [{format: teams, urlFile: /etc/certherd/notify/teams, warnings: true}]
 gc:
   mode: enforce
   schedule: "CRON_TZ=Asia/Tokyo 0 3 * * *"
@@ -89,6 +94,7 @@ batch:
 	want := Default()
 	want.TimeZone, want.MaxShare = "Europe/Berlin", 0.125
 	want.Ignore = Ignore{Namespaces: []string{"kube-*", "istio-system"}, Names: []string{"legacy-*", "prod-?/web"}, Labels: []Selector{"team in (a, b)", "tier=gold"}}
+	want.Notify = Notify{Source: "prod", Delay: Duration(5 * time.Minute), Webhooks: []Webhook{{Format: notify.Teams, URLFile: "/etc/certherd/notify/teams", Warnings: true}}}
 	want.GC = GC{
 		Rule: Rule{Mode: gate.Enforce, Schedule: "CRON_TZ=Asia/Tokyo 0 3 * * *", StartingDeadline: Disabled, Budget: Budget{gate.NoLimit, 1},
 			Windows: []Window{{Schedule: "0 2 * * *", Duration: Duration(3 * time.Hour), TimeZone: "Asia/Tokyo"}, {Schedule: "@daily", Duration: Duration(90 * time.Minute)}}},
@@ -110,6 +116,9 @@ batch:
 	// The second window has the time zone of the file: midnight in Berlin.
 	if _, open := p.Terms[gate.GC].Windows[1].Open(time.Date(2026, 11, 23, 23, 30, 0, 0, time.UTC)); !open {
 		t.Error("the window does not have the time zone of the file")
+	}
+	if o := c.NotifySettings(); !reflect.DeepEqual(o, notify.Settings{Source: "prod", Delay: 5 * time.Minute, Webhooks: []notify.Webhook{{Format: notify.Teams, URLFile: "/etc/certherd/notify/teams", Warnings: true}}}) {
+		t.Errorf("notify gets %+v", o)
 	}
 	if o := c.GCOptions(); o.MinAge != 0 || o.RequestAge != math.MaxInt64 {
 		t.Errorf("gc gets %+v", o)

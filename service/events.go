@@ -3,16 +3,18 @@ package service
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/notify"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
 )
@@ -21,20 +23,49 @@ import (
 // more, on the ConfigMap.
 const eventsPerRound = 20
 
-// events sends Events during a term. client-go's recorder joins equal ones and
-// limits their rate per object.
+// events sends Events during a term, and tells people of them. client-go's recorder
+// joins equal ones and limits their rate per object.
 type events struct {
-	record.EventRecorder
+	recorder    record.EventRecorder
 	broadcaster record.EventBroadcaster
+	people      *notify.Sender
+	stop        func()
 }
 
-func newEvents(term context.Context, guarded kubernetes.Interface) *events {
+func (s *Service) newEvents(term context.Context) *events {
 	b := record.NewBroadcaster()
-	b.StartRecordingToSink(sink{guarded.CoreV1(), term})
-	return &events{b.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "certherd"}), b}
+	b.StartRecordingToSink(sink{s.guarded.CoreV1(), term})
+	e := &events{recorder: b.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "certherd"}), broadcaster: b}
+	e.people = notify.New(func() notify.Settings { return s.config.Load().NotifySettings() }, s.notified)
+	sending, end := context.WithCancel(term)
+	done := make(chan struct{})
+	go func() { defer close(done); e.people.Run(sending, notifyAtTheEnd) }()
+	e.stop = func() {
+		e.broadcaster.Shutdown()
+		end()
+		<-done
+	}
+	return e
 }
 
-func (e *events) stop() { e.broadcaster.Shutdown() }
+// notifyAtTheEnd is how long a term's last message may take. The lease is still
+// held meanwhile.
+const notifyAtTheEnd = 3 * time.Second
+
+func (e *events) Event(o *corev1.ObjectReference, kind, reason, message string) {
+	e.recorder.Event(o, kind, reason, message)
+	e.people.Tell(notify.Note{Time: time.Now().UTC(), Warning: kind == corev1.EventTypeWarning, Reason: reason, Object: report.Ref{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}.String(), Message: message})
+}
+
+// notified counts messages and says which could not be sent.
+func (s *Service) notified(w notify.Webhook, err error) {
+	result := "success"
+	if err != nil {
+		result = "failed"
+		s.log.Warn("message not sent", zap.String("format", string(w.Format)), zap.String("urlFile", w.URLFile), zap.Error(err))
+	}
+	s.metrics.messages.WithLabelValues(string(w.Format), result).Inc()
+}
 
 // sink writes Events with the context of a term, so that the guard lets them
 // pass, and stops them afterwards.
@@ -115,6 +146,14 @@ func (k *keeper) tellFindings(r *report.Report, s *inventory.Snapshot) {
 		k.events.Event(k.ownConfigMap(k.config.Load()), corev1.EventTypeWarning, "MoreFindings", fmt.Sprintf("The newest round has %d more new findings of serious reasons: see /report.", more))
 	}
 	k.known = k.seriousOf(r)
+}
+
+// tellWaiting sends an Event when more changes wait for a person than before.
+func (k *keeper) tellWaiting(n int) {
+	if n > k.waited {
+		k.events.Event(k.ownConfigMap(k.config.Load()), corev1.EventTypeNormal, "ApprovalWanted", fmt.Sprintf("%d changes wait for approval: see `certherd approve --list`.", n))
+	}
+	k.waited = n
 }
 
 // stepEvents are the reasons of Events on what was done. Waiting is none.

@@ -12,6 +12,7 @@ type metrics struct {
 	rounds   *prometheus.CounterVec
 	duration prometheus.Histogram
 	actions  *prometheus.CounterVec
+	messages *prometheus.CounterVec
 }
 
 func newMetrics(s *Service) *metrics {
@@ -28,11 +29,14 @@ func newMetrics(s *Service) *metrics {
 		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "certherd_actions_total", Help: "Steps of changes that this replica was to carry out, by action and result.",
 		}, []string{"action", "result"}),
+		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certherd_notifications_total", Help: "Messages to webhooks, by format and result: success, or failed after several tries.",
+		}, []string{"format", "result"}),
 	}
 	for _, r := range []string{"success", "incomplete", "failed", "refused", "skipped"} {
 		m.rounds.WithLabelValues(r) // a rate needs the 0 before the first
 	}
-	m.registry.MustRegister(m.rounds, m.duration, m.actions, state{s},
+	m.registry.MustRegister(m.rounds, m.duration, m.actions, m.messages, state{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

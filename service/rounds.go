@@ -32,7 +32,7 @@ import (
 func (s *Service) keep(ctx context.Context, leads bool) {
 	k := keeper{Service: s, leads: leads, wanted: true}
 	if leads {
-		k.events = newEvents(ctx, s.guarded)
+		k.events = s.newEvents(ctx)
 		defer k.events.stop()
 		k.begin(ctx)
 		k.carrying = k.carry(ctx)
@@ -53,6 +53,7 @@ type keeper struct {
 	failures  int
 	told      *configuration   // whose problem an Event has told of
 	known     map[finding]bool // serious findings of the round before
+	waited    int              // changes that waited for a person in the round before
 	collector Collector
 	carrying  *carrying // nil unless it leads
 	breaker   *breaker
@@ -167,6 +168,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		}
 		k.last, k.heard = last, heard
 		k.tellFindings(&r, snapshot)
+		k.tellWaiting(waiting)
 		if len(due) > 0 && acts(c.Config) && len(r.Gaps) > 0 {
 			k.log.Warn("nothing is unused, because not everything could be read", zap.Int("gaps", len(r.Gaps)), zap.String("kind", r.Gaps[0].Kind), zap.String("why", r.Gaps[0].Reason))
 		}

@@ -15,8 +15,10 @@ import (
 	"io"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +37,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/notify"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
 )
@@ -363,7 +366,20 @@ func TestRun(t *testing.T) {
 	s.await("an Event on the Ingress", func() bool { return s.event("team-a", string(plan.MissingSecret), "Ingress") })
 
 	// The configuration changes.
-	const often = "gc: {schedule: '@every 10s', minAge: 0s}\nbatch: {schedule: '@every 10s'}\n"
+	var told sync.Map // the reasons of notes that a webhook got
+	webhook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var m notify.Message
+		if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+			t.Error(err)
+		}
+		for _, n := range m.Notes {
+			told.Store(n.Reason, n.Object)
+		}
+	}))
+	defer webhook.Close()
+	address := filepath.Join(t.TempDir(), "url")
+	s.must(os.WriteFile(address, []byte(webhook.URL), 0o600))
+	often := "gc: {schedule: '@every 10s', minAge: 0s}\nbatch: {schedule: '@every 10s'}\nnotify: {delay: 1s, webhooks: [{format: generic, urlFile: '" + address + "'}]}\n"
 	valid := func(want float64) {
 		t.Helper()
 		for _, r := range []*replica{a, b} {
@@ -389,6 +405,8 @@ func TestRun(t *testing.T) {
 	s.configure(map[string]string{"config.yaml": "gc: {mode: enforce, schedul: '* * * * *'}\n"})
 	valid(0)
 	s.await("an Event on the ConfigMap", func() bool { return s.event("certherd", "ConfigurationRefused", "ConfigMap") })
+	s.await("a message to the webhook", func() bool { _, ok := told.Load("ConfigurationRefused"); return ok })
+	s.await("the message is counted", func() bool { return a.metric(`certherd_notifications_total{format="generic",result="success"}`) > 0 })
 	a.rounds(2) // by the last good one
 	if taken(a) != before {
 		t.Error("a bad configuration was taken over")
