@@ -56,7 +56,7 @@ import (
 
 // Renew is the action of an Item that has a certificate issued again. The others
 // are those of package plan: Issue, Switch, Retire, Unretire and Delete.
-const Renew plan.Action = "renew"
+const Renew = plan.Renew
 
 // Patience is how long what has no deadline may have to wait for what has one, and
 // for what is urgent.

@@ -40,6 +40,9 @@ func (c Config) check(broken map[string]bool) Errors {
 	}
 	c.GC.check(&k)
 	c.Consolidate.check(&k)
+	if e := c.Batch.Renewals.Early; !(e >= 0 && e <= 1) {
+		k.fail("batch.renewals.early", "it must be from 0%% to 100%%")
+	}
 	return k.errs
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/certherd/certherd/gateway"
 	"github.com/certherd/certherd/gc"
 	"github.com/certherd/certherd/notify"
+	"github.com/certherd/certherd/renew"
 )
 
 // Where the configuration is in a cluster.
@@ -64,8 +65,8 @@ type Config struct {
 	GC GC `yaml:"gc"`
 	// Consolidate is about certificates that one wildcard could replace.
 	Consolidate Consolidate `yaml:"consolidate"`
-	// Batch is about what the gateway is put through. Its findings are reports;
-	// it has no changes of its own to carry out.
+	// Batch is about what the gateway is put through: certificates that become due
+	// one by one are renewed together.
 	Batch Batch `yaml:"batch"`
 }
 
@@ -269,6 +270,23 @@ type Quota struct {
 // Batch is what batch can be told.
 type Batch struct {
 	Rule `yaml:",inline"`
+	// Renewals are which certificates are renewed together. Whatever is said here,
+	// cert-manager renews each one when it is due.
+	Renewals Renewals `yaml:"renewals"`
+}
+
+// Renewals is what can be said about renewing certificates together.
+type Renewals struct {
+	// Horizon is how far ahead of their time certificates are renewed at most.
+	Horizon Duration `yaml:"horizon" min:"10s" max:"8760h"`
+	// Early is how much of the time between two renewals that may be at most: what
+	// lives for an hour is not renewed a day ahead.
+	Early Share `yaml:"early"`
+	// Largest is how many certificates are renewed together at most.
+	Largest int `yaml:"largest" min:"2" max:"10000"`
+	// Challenges is how many names ACME servers may be asked about at one time:
+	// cert-manager's --max-concurrent-challenges, which is 60 where nobody has set it.
+	Challenges int `yaml:"challenges" min:"1" max:"10000"`
 }
 
 //go:embed default.yaml
@@ -281,7 +299,7 @@ func DefaultFile() []byte { return append([]byte(nil), defaultFile...) }
 // Default is the configuration that holds when there is none: audit, with
 // limits that are in force as soon as a mode is chosen.
 func Default() Config {
-	limits, carrying := gate.Defaults(), carry.Defaults()
+	limits, carrying, renewing := gate.Defaults(), carry.Defaults(), renew.Defaults()
 	rule := func(r gate.Rule, schedule string) Rule {
 		t := limits.Terms[r]
 		return Rule{Mode: t.Mode, Schedule: schedule, StartingDeadline: Duration(time.Hour), Budget: Budget{Count(t.Budget.Count), Share(t.Budget.Share)}}
@@ -305,7 +323,10 @@ func Default() Config {
 			IssueTimeout: Duration(carrying.Issue), SwitchTimeout: Duration(carrying.Switch), Patience: Duration(carrying.Patience),
 			Soak: Duration(carrying.Soak), Gap: Duration(30 * time.Second), Probe: true,
 		},
-		Batch: Batch{Rule: rule(gate.Batch, "7 * * * *")},
+		Batch: Batch{
+			Rule:     rule(gate.Batch, "7 * * * *"),
+			Renewals: Renewals{Horizon: Duration(renewing.Horizon), Early: Share(renewing.Early), Largest: renewing.Size, Challenges: renewing.Challenges},
+		},
 	}
 }
 
@@ -354,6 +375,13 @@ func (c Config) CarryOptions() carry.Options {
 	x := c.Consolidate
 	o.Issue, o.Switch, o.Patience, o.Soak = time.Duration(x.IssueTimeout), time.Duration(x.SwitchTimeout), time.Duration(x.Patience), time.Duration(x.Soak)
 	return o
+}
+
+// RenewOptions are the options of package renew, but for when the next batch can be
+// renewed.
+func (c Config) RenewOptions() renew.Options {
+	x := c.Batch.Renewals
+	return renew.Options{Horizon: time.Duration(x.Horizon), Early: float64(x.Early), Size: x.Largest, Challenges: x.Challenges}
 }
 
 // GatewayOptions are the options of package gateway.

@@ -203,7 +203,7 @@ func keyTables(t *testing.T, docs map[string]string) string {
 					continue
 				}
 				if f.Type.Kind() == reflect.Struct {
-					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() {
+					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() || f.Type == reflect.TypeFor[Renewals]() {
 						var inner []reflect.Value
 						for _, v := range at {
 							inner = append(inner, v.Field(i))
@@ -236,7 +236,7 @@ func keyTables(t *testing.T, docs map[string]string) string {
 	table(reflect.TypeFor[Rule](), "", d.FieldByName("GC").Field(0), d.FieldByName("Consolidate").Field(0), d.FieldByName("Batch").Field(0))
 	b.WriteString("\nEach entry of `windows`:\n")
 	table(reflect.TypeFor[Window](), "")
-	for _, name := range []string{"GC", "Consolidate"} {
+	for _, name := range []string{"GC", "Consolidate", "Batch"} {
 		f, _ := d.Type().FieldByName(name)
 		fmt.Fprintf(&b, "\n### %s\n", keyOf(f))
 		table(f.Type, keyOf(f)+".", d.FieldByName(name))

@@ -154,3 +154,22 @@ func (c Config) opening(r Rule, at time.Time) time.Time {
 	}
 	return slices.MinFunc(next, time.Time.Compare)
 }
+
+// NextInWindow is the next round of a rule after now that begins inside of a window;
+// zero if there is none among the next ones.
+func (c Config) NextInWindow(rule gate.Rule, last map[gate.Rule]time.Time, now time.Time) time.Time {
+	r := c.Rules()[rule]
+	s, _, err := c.schedule(r)
+	if err != nil {
+		return time.Time{}
+	}
+	terms := c.terms(r)
+	t := after(s, last[rule], now)
+	for range 10_000 { // a week of minutes
+		if t.IsZero() || terms.Closed(t) == "" {
+			return t
+		}
+		t = after(s, t, t)
+	}
+	return time.Time{}
+}

@@ -146,6 +146,43 @@ func (b ledger) wait(x *inventory.Issuer, q Quota, names []string, now time.Time
 	return out
 }
 
+// Renewals gives for a Snapshot what says why a certificate must not be ordered
+// again before its time; empty when it may be, which is then counted. The same names
+// are ordered from an ACME server once in 7 days at most, unless its Quota has no
+// limit at all. Other issuers are not held to anything.
+func (o Options) Renewals(s *inventory.Snapshot) func(*inventory.Certificate) string {
+	l := &look{o: o, s: s}
+	var b ledger
+	return func(c *inventory.Certificate) string {
+		x := s.Issuer(c.Issuer)
+		if x == nil || x.Type != inventory.ACME {
+			return ""
+		}
+		q, ok := o.quota(x)
+		if ok && q.Identical == 0 && q.Orders == 0 && q.PerDomain == 0 {
+			return ""
+		}
+		if b == nil {
+			b = append(l.ledger(), issued{}) // not nil
+		}
+		account := x.Authority
+		if account == "" {
+			account = x.Ref.String()
+		}
+		if until := c.NotBefore.Add(week); until.After(s.Taken) {
+			return fmt.Sprintf("it was issued at %s, and the same names are ordered once in 7 days at most", c.NotBefore.UTC().Format("2006-01-02 15:04 MST"))
+		}
+		if until := b.until(1, week, s.Taken, func(i *issued) bool { return i.server == x.Server && slices.Equal(i.names, c.Names.DNS) }); !until.IsZero() {
+			return "its names were ordered less than 7 days ago"
+		}
+		if until := b.until(q.Orders, threeHour, s.Taken, func(i *issued) bool { return i.account == account }); !until.IsZero() {
+			return fmt.Sprintf("%s takes %d orders in 3 hours", x.Ref, q.Orders)
+		}
+		b = append(b, issued{x.Server, account, c.Names.DNS, s.Taken, true})
+		return ""
+	}
+}
+
 // count has groups wait that would burst a quota. Those that need not wait are
 // counted for the ones after them.
 func (l *look) count() {

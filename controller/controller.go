@@ -16,6 +16,7 @@ import (
 	"github.com/certherd/certherd/gc"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
+	"github.com/certherd/certherd/renew"
 	"github.com/certherd/certherd/report"
 )
 
@@ -23,7 +24,9 @@ import (
 type Options struct {
 	GC          gc.Options
 	Consolidate consolidate.Options
-	Gate        gate.Policy
+	// Renew needs no Limits and no Skip: they are those of Consolidate and of Gate.
+	Renew renew.Options
+	Gate  gate.Policy
 	// Namespaces narrow what is reported, not what is looked at: a reference
 	// may stand anywhere. Empty means all.
 	Namespaces []string
@@ -63,6 +66,7 @@ func Defaults() Options {
 	return Options{
 		GC:          gc.Options{MinAge: 5 * time.Minute, RequestAge: 24 * time.Hour},
 		Consolidate: consolidate.Options{MinCertificates: 2, MaxHosts: 500},
+		Renew:       renew.Defaults(),
 	}
 }
 
@@ -84,7 +88,8 @@ func Reasons() []string {
 // planning are the checks whose changes are proposed, made anew, as they may
 // keep what they have seen.
 func (o Options) planning() []plan.Check {
-	return slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate))
+	o.Renew.Limits, o.Renew.Skip = o.Consolidate.Renewals, o.Gate.Ignore.OptedOut
+	return slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate), renew.Checks(o.Renew))
 }
 
 // RunOnce makes the plan of a snapshot, asks the gate, and reports both. The

@@ -44,6 +44,8 @@ var ruleOf = map[plan.Reason]Rule{
 	plan.RetiredInUse:          GC,
 	plan.Consolidatable:        Consolidate,
 	plan.NotConsolidatable:     Consolidate,
+	plan.RenewalStorm:          Batch,
+	plan.ScatteredRenewals:     Batch,
 	plan.GatewayMemory:         Batch,
 	plan.DrainHazard:           Batch,
 }
@@ -163,11 +165,31 @@ func WholeDigest(digests []string) string {
 	return hex.EncodeToString(h.Sum(nil))[:shownDigest]
 }
 
+// OptedOut says by what an object is opted out, empty when it is not. s is the
+// Snapshot that it is in.
+func (i Ignore) OptedOut(s *inventory.Snapshot, ref inventory.Ref) string {
+	d := decision{Policy: Policy{Ignore: i}, s: s}
+	return d.ignored(ref)
+}
+
 // Cleared are the changes that may be carried out. Only Decide makes one.
 type Cleared struct{ changes []plan.Change }
 
 // Changes returns what was cleared, in order.
 func (c Cleared) Changes() []plan.Change { return slices.Clone(c.changes) }
+
+// Part parts what was cleared into the changes that renew certificates, and all
+// others: they are carried out by different hands.
+func (c Cleared) Part() (renewals, others Cleared) {
+	for _, x := range c.changes {
+		if slices.ContainsFunc(x.Steps, func(st plan.Step) bool { return st.Action == plan.Renew }) {
+			renewals.changes = append(renewals.changes, x)
+		} else {
+			others.changes = append(others.changes, x)
+		}
+	}
+	return renewals, others
+}
 
 // Cause is why a change is held, as a word for metrics and logs.
 type Cause string

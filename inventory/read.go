@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -264,6 +265,7 @@ func (c *Collector) AddSecret(m *metav1.ObjectMeta, typ string, names *Names, no
 		NextPrivateKey:  m.Labels[cm.IsNextPrivateKeySecretLabelKey] == "true",
 		NotAfter:        notAfter,
 	}
+	s.Writer = c.writer(m)
 	s.Managed = labelled && s.CertificateName != "" && !s.NextPrivateKey
 	if names != nil {
 		s.Names = c.names("", names.DNS, names.others().IPs, names.others().URIs, names.others().Emails)
@@ -277,6 +279,17 @@ func (c *Collector) AddSecret(m *metav1.ObjectMeta, typ string, names *Names, no
 	}
 	c.texts = append(c.texts, c.metaTexts(s.Ref, m)...)
 	c.o.Secrets = append(c.o.Secrets, s)
+}
+
+// writer is who wrote last to an object, other than to its status.
+func (c *Collector) writer(m *metav1.ObjectMeta) string {
+	var last metav1.ManagedFieldsEntry
+	for _, f := range m.ManagedFields {
+		if f.Subresource == "" && f.Time != nil && (last.Time == nil || f.Time.After(last.Time.Time)) {
+			last = f
+		}
+	}
+	return c.str(last.Manager)
 }
 
 // copyOf is the Secret that a copying tool made one from, zero if none did.
@@ -323,12 +336,20 @@ func (c *Collector) certificate(o *cm.Certificate) {
 			x.Issuing = cond.Status == cmmeta.ConditionTrue
 		}
 	}
-	if t := o.Status.NotAfter; t != nil {
-		x.NotAfter = t.Time
+	for _, t := range []struct {
+		from *metav1.Time
+		to   *time.Time
+	}{{o.Status.NotBefore, &x.NotBefore}, {o.Status.NotAfter, &x.NotAfter}, {o.Status.RenewalTime, &x.Renewal}, {o.Status.LastFailureTime, &x.Failed}} {
+		if t.from != nil {
+			*t.to = t.from.Time
+		}
 	}
-	if t := o.Status.RenewalTime; t != nil {
-		x.Renewal = t.Time
+	if r := o.Status.Revision; r != nil {
+		x.Revision = int32(min(max(*r, 0), math.MaxInt32))
 	}
+	x.Generation = int32(min(max(o.Generation, 0), math.MaxInt32))
+	x.Writer = c.writer(&o.ObjectMeta)
+	x.Windowed = o.Spec.Renewal != nil && (len(o.Spec.Renewal.Windows) > 0 || o.Spec.Renewal.Policy == cm.CertificateRenewalPolicyDisabled)
 	if d := o.Spec.Duration; d != nil {
 		x.Lifetime = d.Duration
 	}

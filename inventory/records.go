@@ -51,6 +51,8 @@ type Secret struct {
 	NotAfter time.Time
 	// CopyOf is the Secret that a copying tool made this one from, nil if none did.
 	CopyOf *Ref
+	// Writer is who wrote to it last (metadata.managedFields), empty when nothing told it.
+	Writer string
 }
 
 // Certificate is a cert-manager Certificate.
@@ -61,12 +63,26 @@ type Certificate struct {
 	Issuer IssuerRef
 	// Profile is everything else that makes two certificates exchangeable: key
 	// algorithm and size, usages, CA flag, extra outputs.
-	Profile  string
-	Ready    bool
-	Issuing  bool
-	NotAfter time.Time
-	Renewal  time.Time
-	Lifetime time.Duration // spec.duration, 0 when not set
+	Profile string
+	Ready   bool
+	Issuing bool
+	// NotBefore and NotAfter are the validity of what was issued last, Renewal is
+	// when cert-manager will renew it by itself. Zero when unknown.
+	NotBefore, NotAfter time.Time
+	Renewal             time.Time
+	Lifetime            time.Duration // spec.duration, 0 when not set
+	// Revision is how many times it was issued, Generation how many times its spec
+	// was written; 0 when unknown.
+	Revision, Generation int32
+	// Writer is who wrote to its spec last (metadata.managedFields), empty when
+	// nothing told it.
+	Writer string
+	// Failed is when the last attempt to issue it failed: cert-manager waits
+	// before the next one. Zero when the last one succeeded.
+	Failed time.Time
+	// Windowed is true where its owner decides when it is renewed: spec.renewal has
+	// windows, or turns renewal off.
+	Windowed bool
 }
 
 // KnativeCertificate is networking.internal.knative.dev/v1alpha1 Certificate.

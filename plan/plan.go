@@ -31,6 +31,8 @@ const (
 	RetiredInUse          Reason = "RetiredInUse"
 	Consolidatable        Reason = "Consolidatable"
 	NotConsolidatable     Reason = "NotConsolidatable"
+	RenewalStorm          Reason = "RenewalStorm"
+	ScatteredRenewals     Reason = "ScatteredRenewals"
 	GatewayMemory         Reason = "GatewayMemory"
 	DrainHazard           Reason = "DrainHazard"
 )
@@ -73,6 +75,8 @@ const (
 	Switch Action = "switch" // make the object name To instead of what it names
 	Retire Action = "retire" // mark, and leave for the grace period
 	Delete Action = "delete"
+	// Renew has the object issued anew before it is due.
+	Renew Action = "renew"
 	// Unretire takes the mark away again. It changes nothing that anybody uses.
 	Unretire Action = "unretire"
 )

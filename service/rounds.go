@@ -136,7 +136,8 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	if err != nil {
 		return fmt.Errorf("cannot look at the cluster: %w", err)
 	}
-	o := controller.Options{Namespaces: k.o.Namespaces, GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
+	o := controller.Options{Namespaces: k.o.Namespaces, GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Renew: c.RenewOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
+	o.Renew.Next = nextBatch(c.Config, k.last, now)
 	k.askCAA(ctx, c, snapshot, &o.Consolidate)
 	consent := k.consent(ctx, c, &o.Gate)
 	r, p, err := controller.RunOnce(snapshot, o)
@@ -148,6 +149,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	// The same question gets the same answer as in RunOnce.
 	cleared, held := o.Gate.Decide(p, snapshot, snapshot.Taken)
+	renewals, cleared := cleared.Part()
 	waiting := 0
 	for i := range held {
 		if held[i].Digest != "" {
@@ -182,10 +184,13 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, consent, snapshot, cleared) {
 			result = "incomplete"
 		}
+		if !k.renew(ctx, c, consent, snapshot, renewals) {
+			result = "incomplete"
+		}
 		k.sweep(ctx, c, consent, snapshot, o)
 		k.carrying.look()
 		k.tidy(ctx, c, consent, snapshot, p, waiting)
-		if o.Gate.Prompt && len(cleared.Changes()) > 0 {
+		if o.Gate.Prompt && len(cleared.Changes())+len(renewals.Changes()) > 0 {
 			k.wanted = true // whoever has approved wants to see what came of it
 		}
 	}
@@ -193,7 +198,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	k.metrics.rounds.WithLabelValues(result).Inc()
 	k.metrics.duration.Observe(time.Since(now).Seconds())
 	k.log.Info("round finished", zap.String("result", result), zap.Duration("duration", time.Since(now)), zap.Int("due", len(due)),
-		zap.Int("findings", len(r.Findings)), zap.Int("cleared", len(cleared.Changes())), zap.Int("held", len(held)),
+		zap.Int("findings", len(r.Findings)), zap.Int("cleared", len(cleared.Changes())+len(renewals.Changes())), zap.Int("held", len(held)),
 		zap.Int("certificates", r.Summary.Certificates), zap.Int("secrets", r.Summary.Secrets), zap.Int("gaps", len(r.Gaps)))
 	return nil
 }

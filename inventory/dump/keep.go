@@ -7,7 +7,7 @@ import "strings"
 // there, and nothing of it. What else an object refers to is in the
 // References of the dump. docs/dump.md says the same for people.
 var keep = parseKeep(`
-Secret type data.tls\.crt
+Secret type data.tls\.crt metadata.managedFields.manager metadata.managedFields.time metadata.managedFields.subresource
 
 Namespace
 
@@ -30,7 +30,8 @@ Certificate.cert-manager.io
 	spec.additionalOutputFormats spec.keystores.jks{} spec.keystores.pkcs12{}
 	spec.keystores.jks.passwordSecretRef spec.keystores.pkcs12.passwordSecretRef
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
-	status.notBefore status.notAfter status.renewalTime status.revision status.nextPrivateKeySecretName
+	spec.renewal metadata.managedFields.manager metadata.managedFields.time metadata.managedFields.subresource
+	status.notBefore status.notAfter status.renewalTime status.lastFailureTime status.revision status.nextPrivateKeySecretName
 CertificateRequest.cert-manager.io spec.issuerRef status.ca status.certificate
 	status.conditions.type status.conditions.status status.conditions.reason status.conditions.lastTransitionTime
 Order.acme.cert-manager.io spec.issuerRef spec.dnsNames status.state

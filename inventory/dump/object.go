@@ -174,7 +174,13 @@ func applied(key string) bool {
 func reduce(o, metadata object, kind string) error {
 	changed := false
 	if _, ok := metadata["managedFields"]; ok {
-		delete(metadata, "managedFields")
+		writers, err := writersOf(metadata, kind)
+		if err != nil {
+			return err
+		}
+		if delete(metadata, "managedFields"); writers != nil {
+			metadata["managedFields"] = writers
+		}
 		changed = true
 	}
 	if annotations := metadata.fields("annotations"); annotations != nil {
@@ -219,6 +225,28 @@ func reduce(o, metadata object, kind string) error {
 		}
 	}
 	return nil
+}
+
+// writersOf are who wrote to an object, and when, where inventory asks for that; nil
+// for nobody.
+func writersOf(metadata object, kind string) (jsontext.Value, error) {
+	type writer struct {
+		Manager     string `json:"manager,omitempty"`
+		Time        string `json:"time,omitempty"`
+		Subresource string `json:"subresource,omitempty"`
+	}
+	var out []writer
+	if kind == "Secret" || kind == "Certificate" || kind == "" {
+		for _, v := range elements(metadata["managedFields"]) {
+			if f, err := parseObject(v); err == nil {
+				out = append(out, writer{f.text("manager"), f.text("time"), f.text("subresource")})
+			}
+		}
+	}
+	if out == nil {
+		return nil, nil
+	}
+	return json.Marshal(out, lenient)
 }
 
 // firstCertificate returns the first certificate of a chain in base64, as PEM and

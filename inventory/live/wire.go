@@ -174,9 +174,17 @@ func isMessage(v []byte) bool {
 // with its data.
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
-// trimMeta appends to dst an ObjectMeta message without its managed fields and
-// without the annotation lastApplied.
+// Fields of metav1.ManagedFieldsEntry that say who wrote, and when (the same file).
+const (
+	managedManager     = 1
+	managedTime        = 4
+	managedSubresource = 8
+)
+
+// trimMeta appends to dst an ObjectMeta message without the annotation lastApplied,
+// and with no more of its managed fields than who wrote, and when.
 func trimMeta(dst, meta []byte) ([]byte, error) {
+	var trimmed []byte
 	for len(meta) > 0 {
 		num, typ, n := protowire.ConsumeTag(meta)
 		if n < 0 {
@@ -186,14 +194,24 @@ func trimMeta(dst, meta []byte) ([]byte, error) {
 		if size < 0 {
 			return nil, errNotMessage
 		}
-		keep := num != metaManagedFields
-		if num == metaAnnotations && typ == protowire.BytesType {
+		whole := meta[:n+size]
+		if typ == protowire.BytesType {
 			entry, _ := protowire.ConsumeBytes(meta[n:])
-			keep = string(field(entry, 1)) != lastApplied
+			switch {
+			case num == metaAnnotations && string(field(entry, 1)) == lastApplied:
+				whole = nil
+			case num == metaManagedFields:
+				whole = nil
+				trimmed = trimmed[:0]
+				for _, f := range []protowire.Number{managedManager, managedTime, managedSubresource} {
+					if v := field(entry, f); v != nil {
+						trimmed = protowire.AppendBytes(protowire.AppendTag(trimmed, f, protowire.BytesType), v)
+					}
+				}
+				dst = protowire.AppendBytes(protowire.AppendTag(dst, num, protowire.BytesType), trimmed)
+			}
 		}
-		if keep {
-			dst = append(dst, meta[:n+size]...)
-		}
+		dst = append(dst, whole...)
 		meta = meta[n+size:]
 	}
 	return dst, nil

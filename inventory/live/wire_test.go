@@ -379,8 +379,11 @@ func TestWhatIsNoMessageIsAnError(t *testing.T) {
 func TestTrimMeta(t *testing.T) {
 	m := metav1.ObjectMeta{
 		Name: "x", Namespace: "a", UID: "u",
-		Annotations:   map[string]string{"k": "v", lastApplied: `{"data":{"tls.key":"S0VZ"}}`},
-		ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},
+		Annotations: map[string]string{"k": "v", lastApplied: `{"data":{"tls.key":"S0VZ"}}`},
+		ManagedFields: []metav1.ManagedFieldsEntry{
+			{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: &metav1.Time{Time: time.Unix(1790000000, 0)}, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}},
+			{Manager: "n", Subresource: "status"},
+		},
 	}
 	raw, err := m.Marshal()
 	if err != nil {
@@ -397,7 +400,7 @@ func TestTrimMeta(t *testing.T) {
 	if err := got.Unmarshal(trimmed); err != nil {
 		t.Fatal(err)
 	}
-	m.ManagedFields = nil
+	m.ManagedFields[0] = metav1.ManagedFieldsEntry{Manager: "m", Time: m.ManagedFields[0].Time}
 	delete(m.Annotations, lastApplied)
 	if !reflect.DeepEqual(m, got) {
 		t.Errorf("got %+v, want %+v", got, m)
