@@ -203,20 +203,20 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	return nil
 }
 
-// acts reports whether any rule does more than to report.
+// acts reports whether any rule that takes something away does more than to report.
 func acts(c config.Config) bool {
-	for _, r := range c.Rules() {
-		if r.Mode != gate.Audit {
+	for name, r := range c.Rules() {
+		if name != gate.Batch && r.Mode != gate.Audit {
 			return true
 		}
 	}
 	return false
 }
 
-// enforces reports whether any rule acts without being asked.
+// enforces reports whether any such rule acts without being asked.
 func enforces(c config.Config) bool {
-	for _, r := range c.Rules() {
-		if r.Mode == gate.Enforce {
+	for name, r := range c.Rules() {
+		if name != gate.Batch && r.Mode == gate.Enforce {
 			return true
 		}
 	}

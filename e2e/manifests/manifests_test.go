@@ -37,11 +37,12 @@ import (
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
 	"github.com/certherd/certherd/plan"
+	renewlive "github.com/certherd/certherd/renew/live"
 	"github.com/certherd/certherd/report"
 )
 
 // folders are those of manifests/ that one applies.
-var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "carry", "example"}
+var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "carry", "renew", "example"}
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
@@ -111,11 +112,16 @@ func TestEnforceGrantsWhatApplyLists(t *testing.T) {
 }
 
 // TestCarryGrantsWhatItNeeds: e2e/consolidate runs with just these rights.
-func TestCarryGrantsWhatItNeeds(t *testing.T) {
+func TestCarryGrantsWhatItNeeds(t *testing.T) { grantsExactly(t, "carry", carrylive.Rights()) }
+
+// TestRenewGrantsWhatItNeeds: TestRenewals of e2e/service runs with just these rights.
+func TestRenewGrantsWhatItNeeds(t *testing.T) { grantsExactly(t, "renew", renewlive.Rights()) }
+
+func grantsExactly(t *testing.T, folder string, rights []rbacv1.PolicyRule) {
 	s := &site{T: t}
-	got := grants(s, s.render("carry"), "certherd", "certherd")
+	got := grants(s, s.render(folder), "certherd", "certherd")
 	n := 0
-	for _, r := range carrylive.Rights() {
+	for _, r := range rights {
 		for _, v := range r.Verbs {
 			n++
 			if g := (grant{"", v, r.APIGroups[0], r.Resources[0]}); !slices.Contains(got, g) {
