@@ -85,6 +85,10 @@ bench: build ## the audit of a large cluster against plain listing, and planning
 	go test -run '^$$' -bench . -benchmem ./controller ./inventory
 	go run ./bench -certherd bin/certherd $(BENCHFLAGS)
 
+.PHONY: bench-batch
+bench-batch: ## what renewals cost Kourier's gateway: cert-manager alone, certherd, and certherd with its relay (20 minutes; docs/performance.md)
+	go run ./bench/batch $(BENCHFLAGS)
+
 .PHONY: bench-relay
 bench-relay: ## what events cost Kourier's gateway, with the relay and without it (docs/performance.md)
 	go run ./bench/relay $(BENCHFLAGS)

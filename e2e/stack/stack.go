@@ -135,14 +135,32 @@ func (s *Stack) RESTConfig() (*rest.Config, error) {
 // kourier, envoy, pebble or certherd-relay. A program that ends is started again a second later;
 // SIGSTOP and SIGCONT make one pause.
 func (s *Stack) Signal(program string, signal syscall.Signal) error {
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.Supervisor.PID))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotRunning, err)
-	}
-	found := false
-	links, err := filepath.Glob("/proc/[0-9]*/ns/pid")
+	pids, err := s.Processes(program)
 	if err != nil {
 		return err
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, signal); err != nil {
+			return fmt.Errorf("signal %s: %w", program, err)
+		}
+	}
+	if len(pids) == 0 {
+		return fmt.Errorf("the stack runs no %s", program)
+	}
+	return nil
+}
+
+// Processes are the ids, as seen from outside, of a program of the stack, named as for
+// Signal.
+func (s *Stack) Processes(program string) ([]int, error) {
+	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.Supervisor.PID))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	var pids []int
+	links, err := filepath.Glob("/proc/[0-9]*/ns/pid")
+	if err != nil {
+		return nil, err
 	}
 	for _, link := range links {
 		// Processes of other users, and those that have just ended, cannot be read.
@@ -155,17 +173,11 @@ func (s *Stack) Signal(program string, signal syscall.Signal) error {
 		}
 		pid, err := strconv.Atoi(filepath.Base(process))
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := syscall.Kill(pid, signal); err != nil {
-			return fmt.Errorf("signal %s: %w", program, err)
-		}
-		found = true
+		pids = append(pids, pid)
 	}
-	if !found {
-		return fmt.Errorf("the stack runs no %s", program)
-	}
-	return nil
+	return pids, nil
 }
 
 // Environ returns the environment by which `stack run` and `stack up` tell other
