@@ -14,20 +14,27 @@ type Shape struct {
 	Chains int
 	// Shared is the number of services that sit in a chain with others.
 	Shared int
+	// ChainKiB is how much certificate chain and private key of one filter chain
+	// have in PEM, on average; 0 for a chain of three with a key of RSA-2048, as
+	// Let's Encrypt issues it.
+	ChainKiB float64
 	// DrainSeconds is how long Envoy keeps what an update has replaced
 	// (--drain-time-s).
 	DrainSeconds int
 }
 
 // The constants, measured with Envoy 1.40.0 (1.36.2 differs by 2 %), net-kourier
-// 0.48, RSA-2048 leaf and two intermediates, two workers. MiB of anonymous
+// 0.48, two workers. MiB of anonymous
 // resident memory, which is what a container's memory limit cannot reclaim.
 const (
 	emptyMiB   = 15.3        // a gateway without services
 	serviceMiB = 0.1222      // routes, virtual hosts and cluster of one service
-	chainMiB   = 0.1778      // a filter chain with its own certificate, in both of Kourier's TLS listeners
+	chainMiB   = 69.3 / 1024 // a filter chain with its own certificate, in both of Kourier's TLS listeners
+	pemMiB     = 16.7 / 1024 // and for each KiB of its PEM, which both have inlined
+	usualKiB   = 6.75        // an RSA-2048 leaf, two intermediates and the key
 	sharedMiB  = 0.0183      // a further host in a shared chain
-	copyMiB    = 40.5 / 1024 // what one update keeps of a chain until it has drained
+	copyMiB    = 6.75 / 1024 // what one update keeps of a chain until it has drained
+	copyPEM    = 5.0 / 1024  // and for each KiB of its PEM
 	copyShared = 3.7 / 1024  // the same of a host in a shared chain
 	copyNone   = 0.5 / 1024  // the same of a service without TLS
 	maxRate    = 10.0 / 3    // updates per second that Kourier's rate_limit_settings let through
@@ -37,7 +44,7 @@ const (
 
 // AtRest is the anonymous resident memory in MiB after everything has settled.
 func (s Shape) AtRest() float64 {
-	return round(emptyMiB + serviceMiB*float64(s.Services) + chainMiB*float64(s.Chains) + sharedMiB*float64(s.Shared))
+	return round(emptyMiB + serviceMiB*float64(s.Services) + s.chain(chainMiB, pemMiB)*float64(s.Chains) + sharedMiB*float64(s.Shared))
 }
 
 // UnderChurn is the peak in MiB when events arrive at a steady rate (events per
@@ -51,7 +58,16 @@ func (s Shape) UnderChurn(eventsPerSecond float64) float64 {
 // UpdateMiB is what one update keeps alive until the drain time is over.
 func (s Shape) UpdateMiB() float64 {
 	plain := max(0, s.Services-s.Chains-s.Shared)
-	return copyMiB*float64(s.Chains) + copyShared*float64(s.Shared) + copyNone*float64(plain)
+	return s.chain(copyMiB, copyPEM)*float64(s.Chains) + copyShared*float64(s.Shared) + copyNone*float64(plain)
+}
+
+// chain is what one filter chain comes to.
+func (s Shape) chain(each, perKiB float64) float64 {
+	kib := s.ChainKiB
+	if kib == 0 {
+		kib = usualKiB
+	}
+	return each + perKiB*kib
 }
 
 // Copies is the number of old listener generations that are alive at once.

@@ -43,6 +43,7 @@ func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 		}
 		var last inventory.Ref
 		after := map[inventory.Ref]bool{}
+		kib := 0.0
 		for x, t := range s.EachServed() {
 			if !kouriers(s, x) {
 				continue
@@ -50,17 +51,48 @@ func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 			if g.CertificatesNow == 0 || t.Secret != last {
 				g.CertificatesNow++
 				last = t.Secret
+				kib += pemKiB(s, last)
 			}
 			after[moves.Moved(x, t.Secret)] = true
 		}
 		g.CertificatesAfter = len(after)
 		shape := func(chains int) Shape {
-			return Shape{Services: services, Chains: chains, Shared: entries - chains, DrainSeconds: w.DrainSeconds}
+			return Shape{Services: services, Chains: chains, Shared: entries - chains, ChainKiB: kib / float64(max(1, g.CertificatesNow)), DrainSeconds: w.DrainSeconds}
 		}
 		g.Now, g.After = shape(g.CertificatesNow), shape(g.CertificatesAfter)
 		out = append(out, g)
 	}
 	return out
+}
+
+// pemKiB is how much is in a Secret, as far as the Certificate that writes it and its
+// issuer tell. Secrets themselves are not read.
+func pemKiB(s *inventory.Snapshot, secret inventory.Ref) float64 {
+	for w := range s.EachWriter(secret) {
+		x := s.Certificate(w)
+		if x == nil {
+			continue
+		}
+		if n := s.ChainBytes(x.Issuer); n > 0 {
+			return float64(n+keyBytes(x.Profile)) / 1024
+		}
+	}
+	return usualKiB
+}
+
+// keyBytes is how many bytes of PEM a private key has, in cert-manager's default
+// encoding, by the profile of a Certificate, which begins with the algorithm and
+// the size.
+func keyBytes(profile string) int {
+	for _, k := range []struct {
+		prefix string
+		bytes  int
+	}{{"ECDSA/384", 288}, {"ECDSA/521", 365}, {"ECDSA", 227}, {"Ed25519", 119}, {"RSA/4096", 3243}, {"RSA/3072", 2455}, {"RSA/8192", 6363}} {
+		if strings.HasPrefix(profile, k.prefix) {
+			return k.bytes
+		}
+	}
+	return 1675 // RSA-2048
 }
 
 // kouriers reports whether Kourier serves a Consumer.

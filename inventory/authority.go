@@ -84,6 +84,36 @@ func (c *Collector) seeAuthority(o *cm.CertificateRequest) {
 	c.authorities[ref] = x
 }
 
+// chain is what a Collector knows of what an issuer sends.
+type chain struct {
+	created time.Time
+	name    string
+	bytes   int
+}
+
+// seeChain takes how much a CertificateRequest shows to be sent.
+func (c *Collector) seeChain(o *cm.CertificateRequest) {
+	if len(o.Status.Certificate) == 0 {
+		return
+	}
+	ref := NormalIssuer(o.Spec.IssuerRef.Group, o.Spec.IssuerRef.Kind, o.Namespace, o.Spec.IssuerRef.Name)
+	old, name := c.chains[ref], o.Namespace+"/"+o.Name
+	if old.created.After(o.CreationTimestamp.Time) || old.created.Equal(o.CreationTimestamp.Time) && old.name >= name {
+		return
+	}
+	c.chains[ref] = chain{o.CreationTimestamp.Time, name, len(o.Status.Certificate)}
+}
+
+// ChainBytes is how many bytes of PEM an issuer sends for one certificate, 0 when
+// nothing tells.
+func (s *Snapshot) ChainBytes(ref IssuerRef) int {
+	i, ok := slices.BinarySearchFunc(s.Chains, ref, func(c Chain, r IssuerRef) int { return c.Issuer.Ref().Compare(r.Ref()) })
+	if !ok {
+		return 0
+	}
+	return s.Chains[i].Bytes
+}
+
 // constrain adds the name constraints of certificates in PEM. What is no
 // certificate constrains nothing: cert-manager has verified the chain.
 func (a *Authority) constrain(chain []byte) {

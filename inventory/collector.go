@@ -49,6 +49,7 @@ type Collector struct {
 	scan     scanState
 
 	authorities map[IssuerRef]*authority
+	chains      map[IssuerRef]chain
 }
 
 // target is what one of the Matcher's names stands for.
@@ -91,6 +92,7 @@ func NewCollector() *Collector {
 		other:  map[Ref]bool{},
 
 		authorities: map[IssuerRef]*authority{},
+		chains:      map[IssuerRef]chain{},
 	}
 }
 
@@ -970,6 +972,10 @@ func (c *Collector) Snapshot(taken time.Time) *Snapshot {
 	}
 	for _, a := range c.authorities {
 		c.o.Authorities = append(c.o.Authorities, a.a)
+	}
+	for ref, x := range c.chains {
+		issuer := IssuerRef{c.str(ref.Group), c.str(ref.Kind), c.str(ref.Namespace), c.str(ref.Name)}
+		c.o.Chains = append(c.o.Chains, Chain{issuer, x.bytes})
 	}
 	o, gaps := c.o, c.gaps
 	*c = Collector{} // what it holds besides is as much again

@@ -182,6 +182,7 @@ func (c *Collector) addObject(o any) {
 		}
 		c.o.Requests = append(c.o.Requests, r)
 		c.seeAuthority(o)
+		c.seeChain(o)
 	case *cmacme.Order:
 		revision := o.Annotations[cm.CertificateRequestRevisionAnnotationKey]
 		c.acmeRequest("Order", &o.ObjectMeta, o.Status.State, &Order{

@@ -148,6 +148,13 @@ type Authority struct {
 	Excluded  []string
 }
 
+// Chain is how much an issuer sends: the PEM bytes of the newest certificate that a
+// CertificateRequest shows, with those above it.
+type Chain struct {
+	Issuer IssuerRef
+	Bytes  int
+}
+
 // Issuer is a cert-manager Issuer or ClusterIssuer, or an external issuer's
 // object of which nothing but the name is known.
 type Issuer struct {
@@ -256,6 +263,7 @@ type Objects struct {
 	Requests            []Request
 	Issuers             []Issuer
 	Authorities         []Authority
+	Chains              []Chain
 	Policies            []Policy
 	Consumers           []Consumer
 	Routes              []Route

@@ -64,6 +64,7 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	slices.SortFunc(s.OtherSecrets, Ref.Compare)
 	sortBy(s.Policies, func(x *Policy) *Meta { return &x.Meta })
 	slices.SortFunc(s.Authorities, func(a, b Authority) int { return a.Issuer.Ref().Compare(b.Issuer.Ref()) })
+	slices.SortFunc(s.Chains, func(a, b Chain) int { return a.Issuer.Ref().Compare(b.Issuer.Ref()) })
 	s.Gaps = slices.Compact(slices.SortedFunc(slices.Values(gaps), Gap.Compare))
 
 	s.writers = make([]int32, 0, len(s.Certificates)+len(s.KnativeCertificates))

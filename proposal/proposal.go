@@ -85,25 +85,13 @@ func (p *Proposer) List(ctx context.Context) ([]*v1alpha1.Consolidation, error) 
 	return out, nil
 }
 
-// Undecided reports whether a person has changed something that was not looked at
-// yet, so that a round is worth while.
-func (p *Proposer) Undecided(ctx context.Context) (bool, error) {
-	all, err := p.List(ctx)
-	if err != nil {
-		return false, err
-	}
-	return slices.ContainsFunc(all, func(c *v1alpha1.Consolidation) bool {
-		return !c.Status.Phase.Executing() && c.Status.ObservedGeneration != c.Generation && c.Status.Phase != v1alpha1.Done
-	}), nil
-}
-
 // Sync makes the Consolidations of the cluster those of proposals, which have to
-// be all that a look at the whole cluster led to. approve says which of those
+// be all that a look at the whole cluster led to. approve says why those
 // that nothing stops, and that nobody has rejected, are approved without
-// spec.approvedDigest, which is then set; nil approves none. The Outcomes are of
+// spec.approvedDigest, which is then set; what it returns "" for is not, and nil approves none. The Outcomes are of
 // those that are not as they were, and of those that failed; an error says that
 // nothing was done.
-func (p *Proposer) Sync(ctx context.Context, proposals []consolidate.Proposal, approve func(*consolidate.Proposal) bool) ([]Outcome, error) {
+func (p *Proposer) Sync(ctx context.Context, proposals []consolidate.Proposal, approve func(*consolidate.Proposal) (why string)) ([]Outcome, error) {
 	all, err := p.List(ctx)
 	if err != nil {
 		return nil, err
@@ -127,7 +115,11 @@ func (p *Proposer) Sync(ctx context.Context, proposals []consolidate.Proposal, a
 		k := key{want.Namespace, want.Name}
 		old := there[k]
 		delete(there, k)
-		what, err := p.propose(ctx, &want, old, approve != nil && approve(&x))
+		why := ""
+		if approve != nil {
+			why = approve(&x)
+		}
+		what, err := p.propose(ctx, &want, old, why)
 		note(&want, what, err)
 	}
 	for _, c := range all {
@@ -153,7 +145,7 @@ func settled(c *v1alpha1.Consolidation) bool {
 }
 
 // propose makes old, nil for none, what want is.
-func (p *Proposer) propose(ctx context.Context, want, old *v1alpha1.Consolidation, approve bool) (what string, err error) {
+func (p *Proposer) propose(ctx context.Context, want, old *v1alpha1.Consolidation, approve string) (what string, err error) {
 	want.Spec.Revision = 1
 	if old != nil {
 		if settled(old) {
@@ -182,9 +174,9 @@ func (p *Proposer) propose(ctx context.Context, want, old *v1alpha1.Consolidatio
 	if changed && what == "" {
 		what = "changed"
 	}
-	if approve && now.Status.Phase == v1alpha1.Proposed {
+	if approve != "" && now.Status.Phase == v1alpha1.Proposed {
 		// Only now: the API server takes no approval of what status does not show.
-		if now, err = p.Approve(ctx, now); err != nil {
+		if now, err = p.Approve(ctx, now, Author{By: "certherd", Reason: approve}); err != nil {
 			return what, err
 		}
 		if _, now, err = p.applyStatus(ctx, want, now); err != nil {
@@ -246,7 +238,7 @@ func (p *Proposer) review(want, now *v1alpha1.Consolidation) v1alpha1.Consolidat
 		if yes {
 			status = metav1.ConditionTrue
 		}
-		meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: message, ObservedGeneration: now.Generation, LastTransitionTime: metav1.NewTime(p.o.Now().UTC().Truncate(time.Second))})
+		meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: typ, Status: status, Reason: reason, Message: message, ObservedGeneration: now.Generation, LastTransitionTime: p.stamp()})
 	}
 	stopped := s.Phase != v1alpha1.Proposed
 	if stopped {
@@ -320,7 +312,7 @@ func (p *Proposer) withdraw(ctx context.Context, c *v1alpha1.Consolidation) (wha
 		ObservedGeneration: c.Generation, Digest: c.Spec.Digest(), Phase: v1alpha1.Withdrawn,
 		Message: "nothing is to be gained by it any more, or not in this way",
 		Conditions: []metav1.Condition{
-			{Type: v1alpha1.ConditionClear, Status: metav1.ConditionFalse, Reason: "Withdrawn", Message: "it is not proposed any more", ObservedGeneration: c.Generation, LastTransitionTime: metav1.NewTime(p.o.Now().UTC().Truncate(time.Second))},
+			{Type: v1alpha1.ConditionClear, Status: metav1.ConditionFalse, Reason: "Withdrawn", Message: "it is not proposed any more", ObservedGeneration: c.Generation, LastTransitionTime: p.stamp()},
 		},
 	}
 	body, err := fields(s)
@@ -338,29 +330,34 @@ func (p *Proposer) withdraw(ctx context.Context, c *v1alpha1.Consolidation) (wha
 }
 
 // Approve approves what status.digest of c says, as long as c is as it was read.
-func (p *Proposer) Approve(ctx context.Context, c *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error) {
-	return p.decide(ctx, c, map[string]any{"approvedDigest": c.Status.Digest, "rejected": nil, "undo": nil})
+func (p *Proposer) Approve(ctx context.Context, c *v1alpha1.Consolidation, who Author) (*v1alpha1.Consolidation, error) {
+	return p.decide(ctx, c, Decision{What: DecidedApprove, Author: who, Digest: c.Status.Digest}, map[string]any{"approvedDigest": c.Status.Digest, "rejected": nil, "undo": nil})
 }
 
 // Reject rejects c, whatever becomes of it.
-func (p *Proposer) Reject(ctx context.Context, c *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error) {
-	return p.decide(ctx, c, map[string]any{"rejected": true})
+func (p *Proposer) Reject(ctx context.Context, c *v1alpha1.Consolidation, who Author) (*v1alpha1.Consolidation, error) {
+	return p.decide(ctx, c, Decision{What: DecidedReject, Author: who}, map[string]any{"rejected": true})
 }
 
 // Undo asks for the state before c.
-func (p *Proposer) Undo(ctx context.Context, c *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error) {
-	return p.decide(ctx, c, map[string]any{"undo": true})
+func (p *Proposer) Undo(ctx context.Context, c *v1alpha1.Consolidation, who Author) (*v1alpha1.Consolidation, error) {
+	return p.decide(ctx, c, Decision{What: DecidedUndo, Author: who}, map[string]any{"undo": true})
 }
 
 // Forget takes approval, rejection and undo of c back.
-func (p *Proposer) Forget(ctx context.Context, c *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error) {
-	return p.decide(ctx, c, map[string]any{"approvedDigest": nil, "rejected": nil, "undo": nil})
+func (p *Proposer) Forget(ctx context.Context, c *v1alpha1.Consolidation, who Author) (*v1alpha1.Consolidation, error) {
+	return p.decide(ctx, c, Decision{What: DecidedForget, Author: who}, map[string]any{"approvedDigest": nil, "rejected": nil, "undo": nil})
 }
 
 // decide merges what was decided into the spec. It is no apply: what kubectl or
 // another tool has set has to give way.
-func (p *Proposer) decide(ctx context.Context, c *v1alpha1.Consolidation, spec map[string]any) (*v1alpha1.Consolidation, error) {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": c.UID, "resourceVersion": c.ResourceVersion}, "spec": spec})
+func (p *Proposer) decide(ctx context.Context, c *v1alpha1.Consolidation, d Decision, spec map[string]any) (*v1alpha1.Consolidation, error) {
+	d.Time = p.now()
+	annotations, err := d.annotation()
+	if err != nil {
+		return nil, err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": c.UID, "resourceVersion": c.ResourceVersion, "annotations": annotations}, "spec": spec})
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -123,7 +124,7 @@ type world struct {
 	ns      string
 	p       *Proposer
 	now     time.Time
-	approve func(*consolidate.Proposal) bool
+	approve func(*consolidate.Proposal) string
 }
 
 func newWorld(t *testing.T) *world {
@@ -243,6 +244,56 @@ func (w *world) want(what, got, want string) {
 	}
 }
 
+var alice = Author{By: "alice", Reason: "looked at it"}
+
+// TestDecisionOf: who has decided what, also with other tools than certherd's.
+func TestDecisionOf(t *testing.T) {
+	w := newWorld(t)
+	decision := func() string {
+		t.Helper()
+		d, ok := DecisionOf(w.get())
+		if !ok {
+			return "nothing"
+		}
+		if d.Time.IsZero() {
+			t.Errorf("%s at no time", d.What)
+		}
+		if d.What == DecidedApprove && d.Digest != w.get().Spec.ApprovedDigest {
+			t.Errorf("approved %s", d.Digest)
+		}
+		return d.What + " by " + d.By + ": " + d.Reason
+	}
+	two := w.proposals("a", "b")
+	w.sync(two)
+	w.want("nobody", decision(), "nothing")
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
+	w.want("approved", decision(), "approve by alice: looked at it")
+	w.sync(two)
+	w.want("kept by the next round", decision(), "approve by alice: looked at it")
+	w.must(w.p.Reject(t.Context(), w.get(), Author{By: "bob"}))
+	w.want("rejected", decision(), "reject by bob: ")
+	w.must(w.p.Forget(t.Context(), w.get(), alice))
+	w.want("taken back", decision(), "forget by alice: looked at it")
+	with := func(tool, merge string) {
+		t.Helper()
+		c := w.get()
+		_, err := w.objects.Resource(v1alpha1.GroupVersionResource).Namespace(c.Namespace).Patch(t.Context(), c.Name, types.MergePatchType, []byte(merge), metav1.PatchOptions{FieldManager: tool})
+		w.must(c, err)
+	}
+	w.sync(two)
+	with("kubectl-patch", `{"spec":{"approvedDigest":"`+w.get().Status.Digest+`"}}`)
+	w.want("approved with kubectl", decision(), "approve by somebody with kubectl-patch: ")
+	with("kubectl-edit", `{"spec":{"undo":true}}`)
+	w.want("undone with kubectl", decision(), "undo by somebody with kubectl-edit: ")
+	w.must(w.p.Forget(t.Context(), w.get(), alice))
+	with("kubectl-edit", `{"spec":{"rejected":true}}`)
+	w.want("rejected with kubectl", decision(), "reject by somebody with kubectl-edit: ")
+	w.must(w.p.Forget(t.Context(), w.get(), alice))
+	w.approve = func(*consolidate.Proposal) string { return "nothing stops it" }
+	w.sync(two)
+	w.want("enforced", decision(), "approve by certherd: nothing stops it")
+}
+
 // TestApproval: an approval is for one proposal, in one state of the world.
 func TestApproval(t *testing.T) {
 	w := newWorld(t)
@@ -254,12 +305,12 @@ func TestApproval(t *testing.T) {
 	if after := w.get(); after.ResourceVersion != before.ResourceVersion {
 		t.Error("written without need")
 	}
-	if ask, err := w.p.Undecided(t.Context()); ask || err != nil {
-		t.Error("something is undecided", err)
+	if Undecided(w.get()) {
+		t.Error("something is undecided")
 	}
-	w.must(w.p.Approve(t.Context(), w.get()))
-	if ask, err := w.p.Undecided(t.Context()); !ask || err != nil {
-		t.Error("nothing is undecided", err)
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
+	if !Undecided(w.get()) {
+		t.Error("nothing is undecided")
 	}
 	w.want("approved", w.sync(two), "changed Approved")
 	w.want("why", w.approvedBecause(), "True Approved")
@@ -282,19 +333,19 @@ func TestApproval(t *testing.T) {
 func TestRejection(t *testing.T) {
 	w := newWorld(t)
 	w.sync(w.proposals("a", "b"))
-	w.must(w.p.Approve(t.Context(), w.get()))
-	w.must(w.p.Reject(t.Context(), w.get()))
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
+	w.must(w.p.Reject(t.Context(), w.get(), alice))
 	w.want("rejected", w.sync(w.proposals("a", "b")), "changed Rejected")
 	w.want("and changed", w.sync(w.proposals("a", "b", "c")), "changed Rejected")
 	w.want("why", w.approvedBecause(), "False Rejected")
-	w.must(w.p.Forget(t.Context(), w.get()))
+	w.must(w.p.Forget(t.Context(), w.get(), alice))
 	w.want("taken back", w.sync(w.proposals("a", "b", "c")), "changed Proposed")
 }
 
 // TestEnforcing: in mode enforce certherd approves what nothing stops.
 func TestEnforcing(t *testing.T) {
 	w := newWorld(t)
-	w.approve = func(x *consolidate.Proposal) bool { return x.Change.ID != "" }
+	w.approve = func(x *consolidate.Proposal) string { return "mode enforce, change " + x.Change.ID }
 	held := w.proposals("a", "b")
 	held[0].Consolidation.Status.Phase, held[0].Consolidation.Status.Blockers = v1alpha1.Held, []string{"something"}
 	w.want("held", w.sync(held), "created Held")
@@ -312,7 +363,7 @@ func TestExecutionIsLeftAlone(t *testing.T) {
 	w := newWorld(t)
 	two, three := w.proposals("a", "b"), w.proposals("a", "b", "c")
 	w.sync(two)
-	w.must(w.p.Approve(t.Context(), w.get()))
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
 	w.sync(two)
 	for _, phase := range []v1alpha1.Phase{v1alpha1.Issuing, v1alpha1.Verifying, v1alpha1.Switching, v1alpha1.Soaking, v1alpha1.Sweeping, v1alpha1.RollingBack, v1alpha1.RolledBack} {
 		w.executor(phase)
@@ -323,13 +374,13 @@ func TestExecutionIsLeftAlone(t *testing.T) {
 			t.Errorf("%s: written", phase)
 		}
 	}
-	w.must(w.p.Forget(t.Context(), w.get()))
+	w.must(w.p.Forget(t.Context(), w.get(), alice))
 	w.want("another attempt", w.sync(three), "changed Proposed")
 	c := w.get()
 	if c.Spec.Revision != 2 || c.Status.Execution == nil {
 		t.Errorf("revision %d, execution %v", c.Spec.Revision, c.Status.Execution)
 	}
-	w.must(w.p.Approve(t.Context(), c))
+	w.must(w.p.Approve(t.Context(), c, alice))
 	w.sync(three)
 	w.executor(v1alpha1.Issuing)
 	w.executor(v1alpha1.Done)
@@ -345,7 +396,7 @@ func TestLateWriteLoses(t *testing.T) {
 	w := newWorld(t)
 	two := w.proposals("a", "b")
 	w.sync(two)
-	w.must(w.p.Approve(t.Context(), w.get()))
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
 	stale := w.get()
 	w.sync(two)
 	w.executor(v1alpha1.Issuing)
@@ -354,7 +405,7 @@ func TestLateWriteLoses(t *testing.T) {
 	if _, _, err := w.p.applyStatus(t.Context(), &want, stale); !apierrors.IsConflict(err) {
 		t.Error("a late status:", err)
 	}
-	if _, err := w.p.Reject(t.Context(), stale); !apierrors.IsConflict(err) {
+	if _, err := w.p.Reject(t.Context(), stale, alice); !apierrors.IsConflict(err) {
 		t.Error("a late rejection:", err)
 	}
 	w.want("phase", string(w.get().Status.Phase), string(v1alpha1.Issuing))
@@ -439,7 +490,7 @@ func TestLargest(t *testing.T) {
 	}
 	p := w.proposals(names...)
 	w.want("first", w.sync(p), "created Proposed")
-	w.must(w.p.Approve(t.Context(), w.get()))
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
 	w.want("approved", w.sync(p), "changed Approved")
 	w.executor(v1alpha1.Issuing)
 	w.executor(v1alpha1.Switching)
@@ -505,7 +556,7 @@ func TestProposalIsNoUse(t *testing.T) {
 	if j := look(); j.Verdict != inventory.Unused {
 		t.Errorf("proposed: %+v", j)
 	}
-	w.must(w.p.Approve(t.Context(), w.get()))
+	w.must(w.p.Approve(t.Context(), w.get(), alice))
 	w.sync(w.proposals("a", "b"))
 	w.executor(v1alpha1.Soaking)
 	if j := look(); j.Verdict != inventory.Used {

@@ -197,7 +197,7 @@ func TestService(t *testing.T) {
 	if len(c.Spec.Members) != 2 || c.Spec.Wildcards[0] != "*.example.test" || c.Spec.Members[0].Consumers[0].UID == "" {
 		t.Errorf("%+v", c.Spec)
 	}
-	_, err = p.Approve(t.Context(), c)
+	_, err = p.Approve(t.Context(), c, proposal.Author{By: "alice"})
 	s.must(err)
 	s.await("approved", is(v1alpha1.Approved))
 	// What the configuration opts out is not carried out, approved or not.
@@ -214,7 +214,7 @@ func TestService(t *testing.T) {
 	// Once a person lets it go on, what is approved begins.
 	serve("b")
 	s.await("proposed anew", is(v1alpha1.Proposed))
-	_, err = p.Approve(t.Context(), get())
+	_, err = p.Approve(t.Context(), get(), proposal.Author{By: "alice"})
 	s.must(err)
 	s.await("approved while all is stopped", is(v1alpha1.Approved))
 	stop(nil)

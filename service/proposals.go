@@ -3,12 +3,14 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/caa"
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/gate"
@@ -49,20 +51,54 @@ func (k *keeper) getProposer() (*proposal.Proposer, error) {
 }
 
 // undecided reports whether a person has decided something about a Consolidation
-// that no round has seen.
+// that no round has seen, and notes all that was decided.
 func (k *keeper) undecided(ctx context.Context, c *configuration) bool {
-	if !k.proposes(c) {
+	if !k.leads {
 		return false
 	}
 	p, err := k.getProposer()
 	if err != nil {
 		return false
 	}
-	yes, err := p.Undecided(ctx)
+	all, err := p.List(ctx)
 	if err != nil && !errors.Is(err, proposal.ErrNotInstalled) && ctx.Err() == nil {
 		k.log.Warn("consolidations not read", zap.Error(err))
 	}
-	return yes
+	k.noteDecisions(ctx, all)
+	return k.proposes(c) && slices.ContainsFunc(all, proposal.Undecided)
+}
+
+// noteDecisions tells the journal what was decided about Consolidations since.
+func (k *keeper) noteDecisions(ctx context.Context, all []*v1alpha1.Consolidation) {
+	var entries []apply.Entry
+	for _, c := range all {
+		d, ok := proposal.DecisionOf(c)
+		if !ok {
+			continue
+		}
+		round := fmt.Sprintf("%s-%s-%.8s", d.What, d.Time.UTC().Format("20060102-150405"), c.UID)
+		if k.decisions[round] {
+			continue
+		}
+		w := Word{What: d.What, By: d.By, Reason: d.Reason}
+		if d.Digest != "" {
+			w.Changes, w.Count = []string{gate.Token(c.Namespace+"/"+c.Name, d.Digest)}, 1
+		}
+		entries = append(entries, apply.Entry{
+			ID: round + "/1", Round: round, Time: d.Time.UTC(), Action: apply.Said, State: apply.Carried, Message: w.String(), UID: string(c.UID),
+			Object: apply.Object{Group: v1alpha1.Group, Kind: v1alpha1.Kind, Namespace: c.Namespace, Name: c.Name},
+		})
+	}
+	if len(entries) == 0 || !k.journalize(ctx, entries) {
+		return
+	}
+	if k.decisions == nil {
+		k.decisions = map[string]bool{}
+	}
+	for _, e := range entries {
+		k.decisions[e.Round] = true
+		k.log.Info("decided", zap.Stringer("object", e.Object.Ref()), zap.String("what", e.Message))
+	}
 }
 
 // propose keeps the Consolidations in step with what is proposed, and reports
@@ -82,10 +118,16 @@ func (k *keeper) propose(ctx context.Context, c *configuration, s *inventory.Sna
 	}
 	proposals := consolidate.Proposals(s, o)
 	block(proposals, held)
-	approve := func(x *consolidate.Proposal) bool {
-		return c.Consolidate.Mode == gate.Enforce || slices.ContainsFunc(policy.Approvals, func(a gate.Approval) bool {
+	approve := func(x *consolidate.Proposal) string {
+		if slices.ContainsFunc(policy.Approvals, func(a gate.Approval) bool {
 			return a.ID == x.Change.ID && a.Digest == gate.Digest(x.Change)
-		})
+		}) {
+			return "approved as change " + x.Change.ID
+		}
+		if c.Consolidate.Mode == gate.Enforce {
+			return "nothing stops it, in mode enforce"
+		}
+		return ""
 	}
 	outcomes, err := p.Sync(ctx, proposals, approve)
 	if errors.Is(err, proposal.ErrNotInstalled) {

@@ -61,7 +61,8 @@ type keeper struct {
 	proposer  *proposal.Proposer
 	unready   string // why the collector could do nothing, as an Event has told
 	journal   *apply.Journal
-	stop      *Stop // that could not be kept in the cluster yet
+	decisions map[string]bool // about Consolidations that the journal has
+	stop      *Stop           // that could not be kept in the cluster yet
 	outcomes  outcomes
 }
 
@@ -263,18 +264,25 @@ func (k *keeper) note(ctx context.Context, consent *Consent) int64 {
 		entries = append(entries, apply.Entry{ID: round + "/1", Round: round, Time: w.Time.UTC(), Action: apply.Said, State: apply.Carried, Message: w.String()})
 		k.log.Info("a person has said", zap.String("what", w.What), zap.String("by", w.By), zap.String("reason", w.Reason), zap.Strings("changes", w.Changes), zap.Int("count", w.Count))
 	}
-	if k.journal == nil {
-		var err error
-		if k.journal, err = apply.OpenJournal(k.writer, k.o.Namespace); err != nil {
-			k.log.Error("not in the journal", zap.Error(err))
-			return k.heard
-		}
-	}
-	if err := k.journal.Note(ctx, entries); err != nil {
-		k.log.Error("not in the journal", zap.Error(err))
+	if !k.journalize(ctx, entries) {
 		return k.heard
 	}
 	return consent.Serial
+}
+
+// journalize adds entries to the journal, and reports whether they are there.
+func (k *keeper) journalize(ctx context.Context, entries []apply.Entry) bool {
+	var err error
+	if k.journal == nil {
+		k.journal, err = apply.OpenJournal(k.writer, k.o.Namespace)
+	}
+	if err == nil {
+		err = k.journal.Note(ctx, entries)
+	}
+	if err != nil {
+		k.log.Error("not in the journal", zap.Error(err))
+	}
+	return err == nil
 }
 
 // tidy forgets what was said and holds no more, and makes the ConfigMap that a

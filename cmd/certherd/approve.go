@@ -122,8 +122,8 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 		if err := a.check(args); err != nil {
 			return err
 		}
-		if slices.ContainsFunc(args, isConsolidation) && (a.reason != "" || f.Changed("valid-for")) {
-			return errors.New("--reason and --valid-for are for changes: the approval of a Consolidation is a field of it, and holds as long as it proposes the same")
+		if slices.ContainsFunc(args, isConsolidation) && f.Changed("valid-for") {
+			return errors.New("--valid-for is for changes: the approval of a Consolidation is a field of it, and holds as long as it proposes the same")
 		}
 		if err := a.open(); err != nil {
 			return err
@@ -265,7 +265,7 @@ func (a *approval) give(ctx context.Context, args []string) error {
 	if err := a.compare(ctx, chosen); err != nil {
 		return err
 	}
-	now, by := time.Now().UTC().Truncate(time.Second), a.who(ctx)
+	now, by := time.Now().UTC().Truncate(time.Second), whoami(ctx, a.client)
 	var ids []string
 	for _, x := range chosen {
 		ids = append(ids, x.ID)
@@ -367,9 +367,9 @@ func (a *approval) compare(ctx context.Context, chosen []report.Change) error {
 	return errors.Join(errs...)
 }
 
-// who is whom the API server takes this user for.
-func (a *approval) who(ctx context.Context) string {
-	r, err := a.client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+// whoami is whom the API server takes this user for.
+func whoami(ctx context.Context, client kubernetes.Interface) string {
+	r, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil || r.Status.UserInfo.Username == "" {
 		return "somebody unknown"
 	}
@@ -377,7 +377,7 @@ func (a *approval) who(ctx context.Context) string {
 }
 
 func (a *approval) takeBack(ctx context.Context, args []string) error {
-	by := a.who(ctx)
+	by := whoami(ctx, a.client)
 	var gone []string
 	err := a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
 		gone = nil
@@ -407,7 +407,7 @@ func (a *approval) takeBack(ctx context.Context, args []string) error {
 }
 
 func (a *approval) goOn(ctx context.Context) error {
-	by := a.who(ctx)
+	by := whoami(ctx, a.client)
 	var was *service.Stop
 	err := a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
 		if was = c.Stopped; was == nil {
@@ -460,9 +460,13 @@ func (a *approval) approve(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	by := ""
+	if len(chosen) > 0 {
+		by = whoami(ctx, a.client)
+	}
 	for _, c := range chosen {
 		// The API server refuses it if c has changed since it was read.
-		if _, err := p.Approve(ctx, c); err != nil {
+		if _, err := p.Approve(ctx, c, proposal.Author{By: by, Reason: a.reason}); err != nil {
 			errs = append(errs, fmt.Errorf("cannot approve Consolidation %s/%s: %w", c.Namespace, c.Name, err))
 			continue
 		}

@@ -444,7 +444,11 @@ func TestApproveConsolidation(t *testing.T) {
 		t.Fatal("it was approved")
 	}
 
-	s.approves("consolidation/" + s.listed().Consolidations[0].Token)
+	s.approves("consolidation/"+s.listed().Consolidations[0].Token, "--reason", "CHG-4711")
+	s.await("it is in the journal", func() bool {
+		out, failed := s.certherd("history", "consolidation/"+name)
+		return failed == "" && strings.Contains(out, "approve by ") && strings.Contains(out, "("+name+"@") && strings.Contains(out, "; CHG-4711")
+	})
 	if c := get(); !c.Spec.Approved() {
 		t.Errorf("it is not approved: %+v", c.Spec)
 	}
@@ -452,9 +456,13 @@ func TestApproveConsolidation(t *testing.T) {
 		t.Errorf("it lists %+v, %s", x.Consolidations, x.Unread)
 	}
 	// No, and yes after all, while something stops it.
-	if _, failed := s.certherd("reject", name); failed != "" || get().Spec.Approved() {
+	if _, failed := s.certherd("reject", name, "--reason", "too much on one key"); failed != "" || get().Spec.Approved() {
 		t.Errorf("it was not rejected: %s", failed)
 	}
+	s.await("the rejection is in the journal", func() bool {
+		out, _ := s.certherd("history", "consolidation/"+name)
+		return strings.Contains(out, "approve by ") && strings.Contains(out, "reject by ") && strings.Contains(out, "; too much on one key")
+	})
 	propose(v1alpha1.Held, "a", "b", "c")
 	s.approves(name)
 	propose(v1alpha1.Held, "a", "b", "c")
@@ -498,7 +506,7 @@ func TestApproveIsExplained(t *testing.T) {
 		{[]string{"-o", "json", "x"}, "goes with --list"},
 		{[]string{"--list", "-o", "xml"}, "no format"},
 		{[]string{"--valid-for", "-1h", "x"}, "longer than nothing"},
-		{[]string{"--reason", "y", "x", "a/b"}, "are for changes"},
+		{[]string{"--valid-for", "1h", "x", "a/b"}, "is for changes"},
 		{[]string{"--revoke", "a/b"}, "reject --forget"},
 		{[]string{"--server", "http://127.0.0.1:1", "a/"}, "NAMESPACE/NAME"},
 		{[]string{"--server", "http://127.0.0.1:1", "secret/a/b"}, "NAMESPACE/NAME"},

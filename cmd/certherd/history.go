@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/explain"
 	"github.com/certherd/certherd/inventory"
@@ -26,13 +27,14 @@ func historyCommand() *cobra.Command {
 		Use:   "history [KIND/NAMESPACE/NAME | ROUND]",
 		Short: "Show what certherd has done",
 		Long: `history shows certherd's journal: what was retired, deleted and taken back, when, why, and in which
-round. With -o json it also has the manifests by which certherd undo makes things again. There is no
+round; and who has approved, rejected or taken back what, when, and for which reason. With -o json it also has the manifests by which certherd undo makes things again. There is no
 key in it.
 
 The journal is kept in ConfigMaps of certherd's namespace (label certherd.dev/journal), for the time that
 the configuration says.`,
 		Example: `  certherd history
   certherd history certificate/team-a/web
+  certherd history consolidation/shop/wildcard-shop-example-com-6e331a74
   certherd history 20261123-124640-3fa9c2 -o json`,
 		Args: cobra.MaximumNArgs(1),
 	}
@@ -48,7 +50,10 @@ the configuration says.`,
 		if len(args) == 1 {
 			if round = args[0]; strings.Contains(round, "/") {
 				var err error
-				if ref, err = explain.ParseRef(round); err != nil {
+				if name, ok := strings.CutPrefix(round, "consolidation/"); ok {
+					namespace, name, _ := strings.Cut(name, "/")
+					ref = inventory.Ref{Group: v1alpha1.Group, Kind: v1alpha1.Kind, Namespace: namespace, Name: name}
+				} else if ref, err = explain.ParseRef(round); err != nil {
 					return err
 				}
 				round = ""

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -17,6 +18,7 @@ func rejectCommand() *cobra.Command {
 	var (
 		s      source
 		forget bool
+		reason string
 	)
 	c := &cobra.Command{
 		Use:   "reject NAMESPACE/NAME",
@@ -30,7 +32,7 @@ reject acts with your own rights: it needs to get and patch consolidations.certh
 		Example: `  # What is proposed?
   kubectl get consolidations -A
 
-  certherd reject shop/wildcard-shop-example-com-6e331a74
+  certherd reject shop/wildcard-shop-example-com-6e331a74 --reason 'one key for all of it is too much'
   certherd reject --forget shop/wildcard-shop-example-com-6e331a74`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -40,6 +42,7 @@ reject acts with your own rights: it needs to get and patch consolidations.certh
 	names := clientcmd.RecommendedConfigOverrideFlags("")
 	names.ContextOverrideFlags.Namespace.LongName = "" // objects are named in full
 	clientcmd.BindOverrideFlags(&s.overrides, f, names)
+	f.StringVar(&reason, "reason", "", "why, for the journal")
 	f.BoolVar(&forget, "forget", false, "take approval, rejection and undo back")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := s.config()
@@ -47,16 +50,16 @@ reject acts with your own rights: it needs to get and patch consolidations.certh
 			return err
 		}
 		if forget {
-			return decide(c, cfg, args[0], (*proposal.Proposer).Forget, "undecided")
+			return decide(c, cfg, args[0], reason, (*proposal.Proposer).Forget, "undecided")
 		}
-		return decide(c, cfg, args[0], (*proposal.Proposer).Reject, "rejected")
+		return decide(c, cfg, args[0], reason, (*proposal.Proposer).Reject, "rejected")
 	}
 	return c
 }
 
 // decide writes a person's decision about a Consolidation, named NAMESPACE/NAME,
 // and says what comes of it.
-func decide(c *cobra.Command, cfg *rest.Config, object string, how func(*proposal.Proposer, context.Context, *v1alpha1.Consolidation) (*v1alpha1.Consolidation, error), what string) error {
+func decide(c *cobra.Command, cfg *rest.Config, object, reason string, how func(*proposal.Proposer, context.Context, *v1alpha1.Consolidation, proposal.Author) (*v1alpha1.Consolidation, error), what string) error {
 	p, err := proposal.New(cfg, proposal.Options{})
 	if err != nil {
 		return err
@@ -65,7 +68,11 @@ func decide(c *cobra.Command, cfg *rest.Config, object string, how func(*proposa
 	if err != nil {
 		return err
 	}
-	if _, err := how(p, c.Context(), x); err != nil {
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return err
+	}
+	if _, err := how(p, c.Context(), x, proposal.Author{By: whoami(c.Context(), client), Reason: reason}); err != nil {
 		return fmt.Errorf("cannot write Consolidation %s: %w", object, err)
 	}
 	_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s\n", object, what)

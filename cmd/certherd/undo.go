@@ -32,6 +32,7 @@ func undoCommand() *cobra.Command {
 		s         source
 		namespace string
 		optOut    bool
+		reason    string
 	)
 	c := &cobra.Command{
 		Use:   "undo KIND/NAMESPACE/NAME | ROUND",
@@ -60,13 +61,14 @@ write ConfigMaps in certherd's namespace.`,
 	}
 	s.clusterFlags(c, &namespace)
 	c.Flags().BoolVar(&optOut, "opt-out", true, "annotate what comes back, so that certherd leaves it alone from now on")
+	c.Flags().StringVar(&reason, "reason", "", "why a consolidation is taken back, for the journal")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		cfg, err := s.config()
 		if err != nil {
 			return err
 		}
 		if name, ok := strings.CutPrefix(args[0], "consolidation/"); ok {
-			return decide(c, cfg, name, (*proposal.Proposer).Undo, "goes back to the state before")
+			return decide(c, cfg, name, reason, (*proposal.Proposer).Undo, "goes back to the state before")
 		}
 		u, err := apply.NewUndoer(cfg, namespace)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -235,7 +236,7 @@ func (w *world) proposeAll(t *testing.T, teams ...string) {
 		if c.Status.Phase != v1alpha1.Proposed {
 			t.Fatalf("%s is %s: %s %v", ns, c.Status.Phase, c.Status.Message, c.Status.Blockers)
 		}
-		_, err := p.Approve(ctx, c)
+		_, err := p.Approve(ctx, c, proposal.Author{By: "alice"})
 		must(t, err)
 	}
 	sync()
@@ -509,6 +510,44 @@ func (w *world) envoy(t *testing.T, names ...string) (out []float64) {
 		out = append(out, x)
 	}
 	return out
+}
+
+// settled is what Envoy has allocated, in MiB, once it has served every host, and has
+// let go of all listeners and filter chains that were replaced (its documentation:
+// operations/admin, GET /memory).
+func (w *world) settled(t *testing.T, hosts []string) float64 {
+	t.Helper()
+	c := &client{w: w, address: w.stack.GatewayTLS}
+	for _, h := range hosts {
+		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(context.Background(), h) == nil })
+	}
+	allocated := func() float64 {
+		r, err := http.Get("http://" + w.stack.EnvoyAdmin + "/memory")
+		must(t, err)
+		defer r.Body.Close()
+		var x struct {
+			Allocated uint64 `json:",string"`
+		}
+		must(t, json.NewDecoder(r.Body).Decode(&x))
+		return float64(x.Allocated) / (1 << 20)
+	}
+	least, same := math.Inf(1), 0
+	w.until(t, "Envoy to settle", nil, nil, func() bool {
+		time.Sleep(time.Second)
+		for _, n := range w.envoy(t, "listener_manager.total_filter_chains_draining", "listener_manager.total_listeners_draining") {
+			if n > 0 {
+				least, same = math.Inf(1), 0
+				return false
+			}
+		}
+		if m := allocated(); m < least-.1 {
+			least, same = m, 0
+		} else {
+			same++
+		}
+		return same == 5
+	})
+	return least
 }
 
 // chains counts the filter chains of Envoy's TLS listener that have a server name
