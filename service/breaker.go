@@ -23,6 +23,7 @@ const watchedFor = time.Hour
 type breaker struct {
 	k      *keeper
 	c      config.Config
+	taken  time.Time // when c was taken over
 	reader *gateway.Reader
 	before gateway.Reading
 	acted  bool  // since gateways were last looked at
@@ -68,6 +69,10 @@ func (b *breaker) begin(ctx context.Context, consent *Consent) error {
 func (b *breaker) check(ctx context.Context) error {
 	if err := leader.Check(ctx); err != nil {
 		return err
+	}
+	if b.k.config.Load().taken != b.taken {
+		b.k.again = true
+		return errors.New("the configuration was changed: what is left is for a round by the new one")
 	}
 	if b.failed == nil && b.acted {
 		b.failed = b.look(ctx)

@@ -20,7 +20,7 @@ func newMetrics(s *Service) *metrics {
 		registry: prometheus.NewRegistry(),
 		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "certherd_round_total",
-			Help: "Rounds by result: success, incomplete (not all of what was cleared was done), failed (no look, or no record of it), refused (no plan was safe), skipped (missed for too long).",
+			Help: "Rounds by result: success, waiting (all that could be done was, and Secrets wait for the end of their grace period), incomplete (not all of what was cleared was done), failed (no look, or no record of it), refused (no plan was safe), skipped (missed for too long).",
 		}, []string{"result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "certherd_round_duration_seconds", Help: "How long a round took that did not fail.",
@@ -33,7 +33,7 @@ func newMetrics(s *Service) *metrics {
 			Name: "certherd_notifications_total", Help: "Messages to webhooks, by format and result: success, or failed after several tries.",
 		}, []string{"format", "result"}),
 	}
-	for _, r := range []string{"success", "incomplete", "failed", "refused", "skipped"} {
+	for _, r := range []string{"success", "waiting", "incomplete", "failed", "refused", "skipped"} {
 		m.rounds.WithLabelValues(r) // a rate needs the 0 before the first
 	}
 	m.registry.MustRegister(m.rounds, m.duration, m.actions, m.messages, state{s},

@@ -60,6 +60,7 @@ type keeper struct {
 	collects  *configuration // that these two were made for
 	proposer  *proposal.Proposer
 	unready   string // why the collector could do nothing, as an Event has told
+	again     bool   // what was approved was put off, because the configuration has changed
 	journal   *apply.Journal
 	decisions map[string]bool // about Consolidations that the journal has
 	stop      *Stop           // that could not be kept in the cluster yet
@@ -70,6 +71,7 @@ type keeper struct {
 type outcomes struct {
 	snapshot    *inventory.Snapshot
 	open        int // steps that were not done
+	planned     int // steps that are for a later round
 	told, quiet int // Events, and those that would have been too many
 }
 
@@ -182,8 +184,13 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		if k.carrying != nil && c.Consolidate.Mode == gate.Enforce && slices.ContainsFunc(due, func(d config.Round) bool { return d.Rule == gate.Consolidate }) {
 			k.carrying.clears(consolidate.Proposals(snapshot, o.Consolidate), cleared)
 		}
-		if (len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config)) && !k.collect(ctx, c, consent, snapshot, cleared) {
-			result = "incomplete"
+		if len(cleared.Changes()) > 0 || len(due) > 0 && acts(c.Config) {
+			switch done := k.collect(ctx, c, consent, snapshot, cleared); {
+			case !done:
+				result = "incomplete"
+			case k.outcomes.planned > 0 && result == "success":
+				result = "waiting"
+			}
 		}
 		if !k.renew(ctx, c, consent, snapshot, renewals) {
 			result = "incomplete"
@@ -243,7 +250,8 @@ func (k *keeper) consent(ctx context.Context, c *configuration, policy *gate.Pol
 	}
 	k.stopped.Store(policy.Stopped != "")
 	policy.Approvals = consent.holding(time.Now(), time.Duration(c.ApprovalLifetime))
-	policy.Prompt = k.leads && consent.Serial != k.heard
+	policy.Prompt = k.leads && (consent.Serial != k.heard || k.again)
+	k.again = false
 	return consent
 }
 
@@ -312,6 +320,7 @@ func (k *keeper) tidy(ctx context.Context, c *configuration, consent *Consent, s
 // collect has done what is cleared, and reports whether all of it was. Where
 // nothing is, the Collector ends what a leader before has left half done.
 func (k *keeper) collect(ctx context.Context, c *configuration, consent *Consent, s *inventory.Snapshot, cleared gate.Cleared) bool {
+	k.outcomes = outcomes{snapshot: s}
 	if k.o.Collector == nil {
 		k.log.Warn("nothing carried out, because this certherd only reports", zap.Int("changes", len(cleared.Changes())))
 		return false
@@ -335,11 +344,14 @@ func (k *keeper) collect(ctx context.Context, c *configuration, consent *Consent
 		return false
 	}
 	k.unready = ""
-	k.outcomes = outcomes{snapshot: s}
 	k.breaker.acted, k.breaker.failed = false, nil
 	if len(cleared.Changes()) == 0 {
 		k.collector.Collect(ctx, cleared)
-		return true
+		if consent == nil || consent.Watched == nil {
+			return true
+		}
+		// What a leader before has done to gateways is looked at, even if nothing
+		// is left to do.
 	}
 	if err := k.breaker.begin(ctx, consent); err != nil {
 		k.log.Error("nothing carried out", zap.Error(err))
@@ -362,7 +374,7 @@ func (k *keeper) prepare(c *configuration) error {
 	if err != nil {
 		return err
 	}
-	b := &breaker{k: k, c: c.Config, reader: reader}
+	b := &breaker{k: k, c: c.Config, taken: c.taken, reader: reader}
 	collector, err := k.o.Collector(k.writer, c.Config, Hooks{Before: b.check, Tell: k.tell})
 	if err != nil {
 		return err
@@ -374,10 +386,14 @@ func (k *keeper) prepare(c *configuration) error {
 // tell tells of one step as it ends.
 func (k *keeper) tell(x Outcome) {
 	result := strings.ReplaceAll(x.Result, " ", "_")
+	if x.Planned {
+		result = "waiting"
+	}
 	k.metrics.actions.WithLabelValues(string(x.Action), result).Inc()
 	k.log.Info("step", zap.String("round", x.Round), zap.String("change", x.Change), zap.String("action", string(x.Action)), zap.Stringer("object", x.Object), zap.String("result", result), zap.String("why", x.Why))
 	switch {
 	case x.Planned:
+		k.outcomes.planned++
 		return
 	case x.Why != "":
 		k.outcomes.open++

@@ -39,7 +39,7 @@ func described(t *testing.T) map[string][]string {
 func TestRulesAskForMetricsThatAreThere(t *testing.T) {
 	// The values that a label can have.
 	values := map[string][]string{
-		"certherd_round_total/result":        {"success", "incomplete", "failed", "refused", "skipped"},
+		"certherd_round_total/result":        {"success", "waiting", "incomplete", "failed", "refused", "skipped"},
 		"certherd_findings/reason":           controller.Reasons(),
 		"certherd_gateway_memory_bytes/kind": {"at_rest", "at_rest_after", "churn", "churn_after", "limit"},
 	}
