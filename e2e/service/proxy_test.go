@@ -27,6 +27,8 @@ type proxy struct {
 	mu     sync.Mutex
 	decide func(*http.Request) fault
 	faults map[fault]int // that took place
+	victim chan *replica // whom a killing fault ends; has one element
+	happen func()        // set before a fault can have it take place
 }
 
 // fault is what becomes of a request.
@@ -41,6 +43,13 @@ const (
 	slow      fault = "no answer for a while, and then none at all"
 	lost      fault = "the answer is lost"
 	half      fault = "the connection is closed in the middle of the answer"
+
+	// These end the replica, as kill -9 does, in the midst of the request.
+	killedBefore fault = "killed before the API server has the request"
+	killedAfter  fault = "killed when it has taken effect"
+
+	// Something happens while the request is on its way.
+	meanwhile fault = "later than something else"
 )
 
 // every is all faults that a request can meet by chance.
@@ -52,7 +61,7 @@ func (s *site) proxy() *proxy {
 	s.must(err)
 	target, err := url.Parse(s.admin.Host)
 	s.must(err)
-	p := &proxy{faults: map[fault]int{}}
+	p := &proxy{faults: map[fault]int{}, victim: make(chan *replica, 1)}
 	pass := &httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		Transport:     transport,
@@ -74,8 +83,11 @@ func (s *site) proxy() *proxy {
 		}
 		p.faults[f]++
 		p.mu.Unlock()
+		if (f == meanwhile || f == killedAfter) && p.happen != nil {
+			p.happen()
+		}
 		switch f {
-		case none:
+		case none, meanwhile:
 			pass.ServeHTTP(w, r)
 		case refused:
 			panic(http.ErrAbortHandler)
@@ -95,6 +107,14 @@ func (s *site) proxy() *proxy {
 			// It takes place even if the client has gone.
 			pass.ServeHTTP(discard{http.Header{}}, r.WithContext(context.WithoutCancel(r.Context())))
 			panic(http.ErrAbortHandler)
+		case killedBefore, killedAfter:
+			if f == killedAfter {
+				pass.ServeHTTP(discard{http.Header{}}, r.WithContext(context.WithoutCancel(r.Context())))
+			}
+			victim := <-p.victim
+			_ = victim.cmd.Process.Kill()
+			<-victim.ended
+			panic(http.ErrAbortHandler)
 		case half:
 			pass.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), halfKey{}, true)))
 		}
@@ -106,6 +126,28 @@ func (s *site) proxy() *proxy {
 		p.Close()
 	})
 	return p
+}
+
+// startBehind runs a replica that finds the API server at a proxy of its own, which
+// fails from the beginning.
+func (s *site) startBehind(name string, decide func(*http.Request) fault) (*replica, *proxy) {
+	s.Helper()
+	p := s.proxy()
+	p.fail(decide)
+	r := s.start(name, p.URL)
+	p.victim <- r
+	return r, p
+}
+
+// writes reports whether a request changes anything but what goes on beside the work:
+// the Lease, and Events.
+func writes(r *http.Request) bool {
+	for _, beside := range []string{"/leases", "/events", "/apis/authorization.k8s.io/"} {
+		if strings.Contains(r.URL.Path, beside) {
+			return false
+		}
+	}
+	return r.Method != http.MethodGet
 }
 
 type halfKey struct{}

@@ -73,23 +73,37 @@ func TestMain(m *testing.M) {
 
 var setUp = sync.OnceValues(func() (*world, error) {
 	var err error
-	if folder, err = os.MkdirTemp("", "certherd-e2e-"); err != nil {
-		return nil, err
-	}
-	w := &world{program: filepath.Join(folder, "certherd")}
-	if out, err := exec.Command("go", "build", "-o", w.program, "../../cmd/certherd").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build certherd: %w\n%s", err, out)
-	}
 	if running, err = stack.Start(context.Background(), stack.Options{Level: stack.Full, Out: os.Stderr}); err != nil {
 		return nil, err
 	}
-	w.stack = running
+	return connect(running)
+})
+
+// build makes the program.
+var build = sync.OnceValues(func() (program string, err error) {
+	if folder, err = os.MkdirTemp("", "certherd-e2e-"); err != nil {
+		return "", err
+	}
+	program = filepath.Join(folder, "certherd")
+	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/certherd").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build certherd: %w\n%s", err, out)
+	}
+	return program, nil
+})
+
+// connect is the world of a stack.
+func connect(running *stack.Stack) (*world, error) {
+	w := &world{stack: running}
+	var err error
+	if w.program, err = build(); err != nil {
+		return nil, err
+	}
 	if w.admin, err = w.stack.RESTConfig(); err != nil {
 		return nil, err
 	}
 	w.cluster, err = scenario.Connect(w.admin, os.Stderr)
 	return w, err
-})
+}
 
 // site is a certherd of its own in the world: a namespace with its
 // configuration, its Lease and its journal.
@@ -98,6 +112,7 @@ type site struct {
 	*world
 	home     string
 	program  string
+	args     []string // further ones of each replica
 	replicas []*replica
 }
 
@@ -110,6 +125,11 @@ func newSite(t *testing.T, home string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return w.site(t, home)
+}
+
+func (w *world) site(t *testing.T, home string) *site {
+	t.Helper()
 	s := &site{T: t, world: w, home: home, program: w.program}
 	s.must(w.cluster.Namespaces(t.Context(), home))
 	return s
@@ -184,6 +204,7 @@ func (s *site) start(name, url string, env ...string) *replica {
 	if url != "" {
 		args = append(args, "--server", url)
 	}
+	args = append(args, s.args...)
 	r.cmd = exec.Command(s.program, args...)
 	r.cmd.Env = append(os.Environ(), env...)
 	// It ends with this process, however that ends.

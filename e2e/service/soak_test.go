@@ -170,17 +170,36 @@ func (b *books) doom(ctx context.Context) bool {
 		return err
 	})
 	// Its name is free once it is gone.
+	since := time.Now()
 	keep(ctx, func() error {
 		_, err := b.s.cluster.Dynamic.Resource(kIngresses).Namespace(x.Namespace).Get(ctx, x.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("it is still there: %w", err)
+		if time.Since(since) > 45*time.Second {
+			since = time.Now()
+			b.s.collectAnew()
+		}
+		return fmt.Errorf("it is still there: %v", err)
 	})
 	b.mu.Lock()
 	delete(b.services, x)
 	b.mu.Unlock()
 	return true
+}
+
+// collectAnew has kube-controller-manager begin anew. Its garbage collector now and
+// then misses that an owner was deleted while the API server was started again, and
+// what that owned would stay for ever: an API server that has just been started does
+// not list its custom resources yet, and kinds that are not listed are not watched
+// (k8s.io/kubernetes pkg/controller/garbagecollector, Sync). Elsewhere it ends by
+// itself then, because it loses its lease.
+func (s *site) collectAnew() {
+	s.Helper()
+	s.Log("kube-controller-manager is started anew, for something stays whose owner is gone")
+	if err := s.stack.Signal("kube-controller-manager", syscall.SIGKILL); err != nil {
+		s.Error(err)
+	}
 }
 
 // toggle makes an Ingress that uses a Certificate's Secret, or deletes it, so that
