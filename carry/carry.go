@@ -269,20 +269,35 @@ func (d *decision) obstacle() string {
 	}
 	for _, m := range d.c.Spec.Members {
 		for _, c := range m.Consumers {
-			if d.knative() != (c.Kind == v1alpha1.ConsumerKIngress) || !d.knative() && c.Kind != v1alpha1.ConsumerIngress {
+			if !d.switches(c.Kind) {
 				return fmt.Sprintf("%s %s names the Secret of %s, and certherd does not switch objects of that kind", c.Kind, c.Name, m.Name)
 			}
 		}
 	}
 	for _, c := range d.o.Consumers {
+		byHand := d.c.Spec.Manual != "" && c.Touch.IsZero()
 		switch {
-		case c.Ignored:
+		case c.Ignored && !byHand && c.Touch.IsZero():
+			return fmt.Sprintf("%s is opted out by %s", c.Ref, inventory.IgnoreAnnotation)
+		case c.Ignored && !byHand:
 			return fmt.Sprintf("%s is opted out by %s, and would be moved, too: a wildcard is for all below its domain", c.Ref, inventory.IgnoreAnnotation)
-		case c.ManagedBy != "" && d.c.Spec.Manual == "" && c.Touch.IsZero():
+		case c.ManagedBy != "" && !byHand && c.Touch.IsZero():
 			return fmt.Sprintf("%s is managed by %s, which would undo a switch", c.Ref, c.ManagedBy)
 		}
 	}
 	return ""
+}
+
+// switches reports whether objects of a kind can be led to the wildcard: Routes
+// choose a Knative Certificate by its label, and all else names a Secret itself.
+func (d *decision) switches(k v1alpha1.ConsumerKind) bool {
+	switch k {
+	case v1alpha1.ConsumerKIngress:
+		return d.knative()
+	case v1alpha1.ConsumerIngress, v1alpha1.ConsumerGateway, v1alpha1.ConsumerListenerSet, v1alpha1.ConsumerDomainMapping:
+		return !d.knative()
+	}
+	return false
 }
 
 func (d *decision) issue() Decision {
@@ -436,13 +451,17 @@ func (d *decision) lagging() (all []Consumer, old int) {
 	return all, old
 }
 
+// handsOff reports whether a consumer that names a Secret itself is somebody else's to
+// change.
+func handsOff(c Consumer) bool { return c.Touch.IsZero() && (c.Ignored || c.ManagedBy != "") }
+
 // push makes those look that lag, each one at most once in the time of Again.
 func (d *decision) push(lagging []Consumer, v Verb) []Write {
 	var touch, point []inventory.Ref
 	for _, c := range lagging {
 		switch {
 		case c.Touch.IsZero():
-			if v != Point || d.c.Spec.Manual == "" {
+			if !handsOff(c) && (v != Point || d.c.Spec.Manual == "") {
 				point = append(point, c.Ref)
 			}
 		case d.now.Sub(c.Touched) >= d.opt.Again && !slices.Contains(touch, c.Touch):
@@ -633,6 +652,10 @@ func (d *decision) back() Decision {
 	if len(on) > 0 && !theirs {
 		x := d.stay("going back: %s still to be led to their own certificates", plural(len(on), "consumer is", "consumers are"))
 		x.Writes, x.Soon = d.push(on, Return), true
+		if i := slices.IndexFunc(on, handsOff); i >= 0 && len(x.Writes) == 0 {
+			x.Soon = false
+			x.Message = fmt.Sprintf("going back: waiting for somebody to make %s name its own Secret %s again: it is opted out, or a tool has its manifest", on[i].Ref, own(on[i]))
+		}
 		return x
 	}
 	if !theirs {
@@ -675,6 +698,16 @@ func (d *decision) back() Decision {
 		message = "nothing of ours is left, and Routes still use the wildcard, because it is not ours that leads them to it"
 	}
 	return d.enter(v1alpha1.RolledBack, "%s", message)
+}
+
+// own is a Secret that a consumer is to go back to.
+func own(c Consumer) string {
+	for _, e := range c.Entries {
+		if e.Wildcard {
+			return e.Own
+		}
+	}
+	return ""
 }
 
 // touchable are all objects that can be made to look.

@@ -74,7 +74,7 @@ func TestNext(t *testing.T) {
 		{name: "begins", phase: approved, then: func(o *carry.Observation) { o.Source = carry.Source{} }, want: issuing},
 		{name: "held", phase: approved, then: func(o *carry.Observation) { o.Hold = "the window is closed" }, want: approved, says: "the window is closed"},
 		{name: "a rival at first", phase: approved, then: func(o *carry.Observation) { o.Rivals = []inventory.Ref{route("x")} }, want: approved, says: "choose at random"},
-		{name: "a kind that is not switched", phase: approved, also: func(c *v1alpha1.Consolidation) {
+		{name: "a kind that Routes do not choose for", phase: approved, also: func(c *v1alpha1.Consolidation) {
 			c.Spec.Members = []v1alpha1.Member{{Name: "m", Consumers: []v1alpha1.Consumer{{Kind: v1alpha1.ConsumerGateway, Name: "edge"}}}}
 		}, want: approved, says: "does not switch"},
 		{name: "opted out", phase: approved, then: func(o *carry.Observation) { o.Consumers[0].Ignored = true }, want: approved, says: "opted out"},
@@ -190,6 +190,16 @@ func TestNextOfIngresses(t *testing.T) {
 		{"somebody else points", v1alpha1.Switching, false, "Argo CD", nil, v1alpha1.Switching, ""},
 		{"somebody else has pointed", v1alpha1.Switching, true, "Argo CD", nil, v1alpha1.Soaking, ""},
 		{"managed", v1alpha1.Verifying, false, "", func(o *carry.Observation) { o.Consumers[0].ManagedBy = "Argo CD" }, v1alpha1.Verifying, ""},
+		{"managed, and somebody knows", v1alpha1.Verifying, false, "Argo CD", func(o *carry.Observation) { o.Consumers[0].ManagedBy = "Argo CD" }, v1alpha1.Switching, ""},
+		{"opted out", v1alpha1.Verifying, false, "", func(o *carry.Observation) { o.Consumers[0].Ignored = true }, v1alpha1.Verifying, ""},
+		{"opted out, and somebody knows", v1alpha1.Verifying, false, "opted out", func(o *carry.Observation) { o.Consumers[0].Ignored = true }, v1alpha1.Switching, ""},
+		{"a Gateway's references are not resolved", v1alpha1.Soaking, true, "", func(o *carry.Observation) {
+			o.Consumers[0].Ready, o.Consumers[0].Unready = false, start.Add(-2*time.Minute)
+		}, v1alpha1.RollingBack, ""},
+		{"restores what was swept", v1alpha1.RollingBack, true, "", func(o *carry.Observation) {
+			o.Consumers[0].Entries[0].OwnReady, o.Consumers[0].Entries[0].OwnMissing = false, true
+		}, v1alpha1.RollingBack, "restore"},
+		{"somebody else returns", v1alpha1.RollingBack, true, "Argo CD", func(o *carry.Observation) { o.Consumers[0].ManagedBy = "Argo CD" }, v1alpha1.RollingBack, ""},
 		{"changed back", v1alpha1.Soaking, false, "", nil, v1alpha1.RollingBack, ""},
 		{"returns", v1alpha1.RollingBack, true, "", nil, v1alpha1.RollingBack, "return"},
 		{"nothing to return to", v1alpha1.RollingBack, true, "", func(o *carry.Observation) { o.Consumers[0].Entries[0].OwnReady = false }, v1alpha1.RollingBack, ""},

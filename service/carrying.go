@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/consolidate"
@@ -66,6 +67,7 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 	}
 	o.Rejecting = gateways.rejecting
 	o.Sweep = func(_ *v1alpha1.Consolidation, old []inventory.Ref) { x.sweep(old) }
+	o.Undelete = k.undelete
 	o.Tell = k.tellConsolidation
 	var carrier *live.Carrier
 	if err == nil {
@@ -97,6 +99,18 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 			wait = live.Soon
 		}
 	}
+}
+
+// undelete makes a Certificate again that a sweep has taken away, as the journal has
+// it.
+func (k *keeper) undelete(ctx context.Context, ref inventory.Ref) error {
+	u, err := apply.NewUndoer(k.writer, k.o.Namespace)
+	if err != nil {
+		return err
+	}
+	u.OptOut = false
+	_, err = u.Object(ctx, ref)
+	return err
 }
 
 // holdsConsolidations says why none may begin, nor switch.

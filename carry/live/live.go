@@ -44,6 +44,9 @@ type Options struct {
 	Rejecting func(context.Context) (time.Time, string)
 	// Sweep, if set, is told what old certificates may be taken away.
 	Sweep func(c *v1alpha1.Consolidation, old []inventory.Ref)
+	// Undelete, if set, makes a Certificate again that was taken away after a switch.
+	// Without it, going back waits for somebody to do so.
+	Undelete func(context.Context, inventory.Ref) error
 	// Tell, if set, is called with each decision that changes something, and with the
 	// error that kept it from being carried out.
 	Tell func(c *v1alpha1.Consolidation, d carry.Decision, err error)

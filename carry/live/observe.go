@@ -24,14 +24,17 @@ import (
 
 // The resources that are read and written.
 var (
-	kCertificates = schema.GroupVersionResource{Group: inventory.GroupKnativeNet, Version: "v1alpha1", Resource: "certificates"}
-	kIngresses    = schema.GroupVersionResource{Group: inventory.GroupKnativeNet, Version: "v1alpha1", Resource: "ingresses"}
-	routes        = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "routes"}
-	certificates  = schema.GroupVersionResource{Group: inventory.GroupCertManager, Version: "v1", Resource: "certificates"}
-	requests      = schema.GroupVersionResource{Group: inventory.GroupCertManager, Version: "v1", Resource: "certificaterequests"}
-	ingresses     = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}
-	secrets       = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
-	namespaces    = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
+	kCertificates  = schema.GroupVersionResource{Group: inventory.GroupKnativeNet, Version: "v1alpha1", Resource: "certificates"}
+	kIngresses     = schema.GroupVersionResource{Group: inventory.GroupKnativeNet, Version: "v1alpha1", Resource: "ingresses"}
+	routes         = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "routes"}
+	certificates   = schema.GroupVersionResource{Group: inventory.GroupCertManager, Version: "v1", Resource: "certificates"}
+	requests       = schema.GroupVersionResource{Group: inventory.GroupCertManager, Version: "v1", Resource: "certificaterequests"}
+	ingresses      = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}
+	gateways       = schema.GroupVersionResource{Group: inventory.GroupGateway, Version: "v1", Resource: "gateways"}
+	listenerSets   = schema.GroupVersionResource{Group: inventory.GroupGateway, Version: "v1", Resource: "listenersets"}
+	domainMappings = schema.GroupVersionResource{Group: inventory.GroupServing, Version: "v1beta1", Resource: "domainmappings"}
+	secrets        = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	namespaces     = schema.GroupVersionResource{Version: "v1", Resource: "namespaces"}
 )
 
 // What Knative and certherd write on objects.
@@ -40,6 +43,10 @@ const (
 	certificateType     = "networking.knative.dev/certificate-type"
 	certificateClass    = "networking.knative.dev/certificate.class"
 	routeLabel          = "serving.knative.dev/route"
+	// mappingLabel has the name of a DomainMapping
+	// (knative.dev/serving pkg/reconciler/domainmapping/resources/certificate.go).
+	mappingLabel   = "serving.knative.dev/domainMappingUID"
+	certificateUID = "networking.internal.knative.dev/certificate-uid"
 	// madeFor is on a wildcard that was made for a Consolidation, with its UID: a
 	// name in plain text would be a mention of the Secret.
 	madeFor = "certherd.dev/consolidation"
@@ -214,7 +221,13 @@ type look struct {
 	routes    map[string]*route // by UID
 	class     string            // of the members, for a wildcard of Knative's
 	addresses map[string]string // of the gateway, by host
-	ingresses map[string]*unstructured.Unstructured
+
+	leaf  *x509.Certificate   // that was issued last
+	shown []*x509.Certificate // the leaf of each Probe
+
+	named          map[inventory.Ref]*named
+	owns           map[string]own            // by Secret
+	domainMappings map[string]*domainMapping // by UID
 }
 
 func list[T any](ctx context.Context, r *Carrier, gvr schema.GroupVersionResource, ns string) ([]*T, []*unstructured.Unstructured, error) {
@@ -246,7 +259,7 @@ func (l *look) observe(ctx context.Context) error {
 	case v1alpha1.SourceKCertificate:
 		err = l.observeKnative(ctx)
 	case v1alpha1.SourceCertificate:
-		err = l.observeIngresses(ctx)
+		err = l.observeCertificate(ctx)
 	default:
 		err = fmt.Errorf("a source of kind %q is not known", l.c.Spec.Source.Kind)
 	}
@@ -276,6 +289,7 @@ func (l *look) observe(ctx context.Context) error {
 		if err := l.verify(ctx); err != nil {
 			return err
 		}
+		l.tell()
 	}
 	if l.c.Status.Phase == v1alpha1.Sweeping {
 		return l.old(ctx)
@@ -483,6 +497,7 @@ func (l *look) verify(ctx context.Context) error {
 		s.Problem = "what was issued cannot be read: " + err.Error()
 		return nil
 	}
+	l.leaf = chain[0]
 	hosts := slices.Clone(l.c.Spec.Hosts)
 	for _, c := range l.Consumers {
 		for _, e := range c.Entries {

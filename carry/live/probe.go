@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/inventory"
 )
@@ -48,6 +49,7 @@ func (l *look) probe(ctx context.Context) {
 	}
 	l.Probes = make([]carry.Probe, len(targets))
 	chains := make([][]*x509.Certificate, len(targets))
+	l.shown = make([]*x509.Certificate, len(targets))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, probesAtOnce)
 	for i, t := range targets {
@@ -63,7 +65,7 @@ func (l *look) probe(ctx context.Context) {
 				p.Why = err.Error()
 			} else {
 				p.OK, p.Wildcard = true, l.isWildcard(chain[0])
-				chains[i] = chain
+				chains[i], l.shown[i] = chain, chain[0]
 			}
 			l.Probes[i] = p
 		})
@@ -89,6 +91,17 @@ func (l *look) probe(ctx context.Context) {
 // one that was issued for the same names since.
 func (l *look) isWildcard(leaf *x509.Certificate) bool {
 	return !slices.ContainsFunc(l.c.Spec.Wildcards, func(w string) bool { return !slices.Contains(leaf.DNSNames, w) })
+}
+
+// tell looks again whether what is served is the wildcard's, where the names do not
+// tell: a member has the same ones.
+func (l *look) tell() {
+	if !slices.ContainsFunc(l.c.Spec.Members, func(m v1alpha1.Member) bool { return inventory.CoversAll(m.Hosts, l.c.Spec.Wildcards) }) {
+		return
+	}
+	for i := range l.Probes {
+		l.Probes[i].Wildcard = l.leaf != nil && l.shown[i] != nil && l.shown[i].Equal(l.leaf)
+	}
 }
 
 // serves says what keeps a leaf from serving a host. Its chain is none of the

@@ -15,9 +15,12 @@ func Rights() []rbacv1.PolicyRule {
 		rule("cert-manager.io", "certificates", "get", "create", "delete"),
 		rule("certherd.dev", "consolidations", "list"),
 		rule("certherd.dev", "consolidations/status", "patch"),
+		rule("gateway.networking.k8s.io", "gateways", "list", "patch"),
+		rule("gateway.networking.k8s.io", "listenersets", "list", "patch"),
 		rule("networking.internal.knative.dev", "certificates", "list", "create", "patch", "delete"),
 		rule("networking.internal.knative.dev", "ingresses", "list"),
 		rule("networking.k8s.io", "ingresses", "list", "patch"),
+		rule("serving.knative.dev", "domainmappings", "list", "patch"),
 		rule("serving.knative.dev", "routes", "list", "patch"),
 	}
 }

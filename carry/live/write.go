@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,10 @@ import (
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/inventory"
 )
+
+// defaultClass is Knative's own of certificates (knative.dev/networking
+// pkg/apis/networking/register.go, CertManagerCertificateClassName).
+const defaultClass = "cert-manager.certificate.networking.knative.dev"
 
 // fieldManager owns what is written (metadata.managedFields).
 const fieldManager = "certherd"
@@ -65,7 +70,7 @@ func (l *look) create(ctx context.Context) error {
 	if l.c.Spec.Source.Kind == v1alpha1.SourceKCertificate {
 		class := l.class
 		if class == "" {
-			class = "cert-manager.certificate.networking.knative.dev"
+			class = defaultClass
 		}
 		u = &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": inventory.GroupKnativeNet + "/v1alpha1", "kind": "Certificate",
@@ -124,10 +129,38 @@ func (l *look) template(ctx context.Context) (*unstructured.Unstructured, error)
 			spec[k] = v
 		}
 	}
+	if labels, ok, err := unstructured.NestedMap(spec, "secretTemplate", "labels"); err == nil && ok && labels[certificateUID] != nil {
+		// net-kourier may look at Secrets with this label only, whatever its value.
+		labels[certificateUID] = string(l.c.UID)
+		if err := unstructured.SetNestedMap(spec, labels, "secretTemplate", "labels"); err != nil {
+			return nil, err
+		}
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": inventory.GroupCertManager + "/v1", "kind": "Certificate", "spec": spec}}
 	// Labels choose the solver (cert-manager pkg/util/solverpicker).
-	u.SetLabels(like.GetLabels())
+	labels := map[string]string{}
+	for k, v := range like.GetLabels() {
+		if !owned(k) {
+			labels[k] = v
+		}
+	}
+	u.SetLabels(labels)
 	return u, nil
+}
+
+// owned reports labels by which a tool or Knative knows what belongs to it.
+// ingress-shim and Knative copy them from what they make a Certificate for; with
+// them, a tool that prunes would take the wildcard away.
+func owned(label string) bool {
+	switch label {
+	case "app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart", "olm.owner":
+		return true
+	}
+	prefix, _, ok := strings.Cut(label, "/")
+	return ok && slices.Contains([]string{
+		"argocd.argoproj.io", "kustomize.toolkit.fluxcd.io", "helm.toolkit.fluxcd.io", "applyset.kubernetes.io",
+		"serving.knative.dev", "networking.knative.dev", "networking.internal.knative.dev",
+	}, prefix)
 }
 
 // patchSource changes metadata of the source, if it is as it was looked at.
@@ -205,57 +238,75 @@ func each[T any](items []T, do func(T) error) error {
 	return errors.Join(errs...)
 }
 
-// restore makes the certificates of Routes that use the wildcard and have none
-// of their own, just as Knative would: so they are Ready before the Route looks,
-// where Knative would leave its hosts without TLS until they are
-// (knative.dev/serving pkg/reconciler/route/resources/certificate.go,
-// MakeCertificate). A Secret that is still there is taken over without an order.
+// restore makes the certificates of what uses the wildcard and has none of its own.
 func (l *look) restore(ctx context.Context) error {
-	class := l.class
-	if class == "" && l.source != nil {
-		class = l.source.GetAnnotations()[certificateClass]
-	}
-	type missing struct {
-		route *route
-		entry carry.Entry
-	}
-	var all []missing
+	var all []func() error
+	done := map[inventory.Ref]bool{}
 	for _, c := range l.Consumers {
 		for _, e := range c.Entries {
 			if !e.OwnMissing || !e.Wildcard && e.Secret != "" {
 				continue
 			}
+			m := l.member(e.Own)
+			if x := l.domainMappings[c.UID]; x != nil && m != nil && m.Kind == v1alpha1.SourceKCertificate {
+				all = append(all, func() error {
+					return l.restoreKnative(ctx, &x.object, "serving.knative.dev/v1beta1", "DomainMapping", mappingLabel, x.Name, e)
+				})
+				continue
+			}
 			for _, r := range l.routes {
 				if r.Name == c.Touch.Name {
-					all = append(all, missing{r, e})
+					all = append(all, func() error {
+						return l.restoreKnative(ctx, &r.object, "serving.knative.dev/v1", "Route", routeLabel, l.c.Spec.Source.WildcardDomain, e)
+					})
+				}
+			}
+			if m != nil && c.Touch.IsZero() {
+				if ref := inventory.CertificateRef(l.c.Namespace, m.Name); !done[ref] {
+					done[ref] = true
+					all = append(all, func() error { return l.o.Undelete(ctx, ref) })
 				}
 			}
 		}
 	}
-	return each(all, func(m missing) error {
-		annotations := map[string]any{certificateClass: class}
-		for k, v := range m.route.Annotations {
-			switch k {
-			case "kubectl.kubernetes.io/last-applied-configuration", "networking.knative.dev/certificateClass", "networking.knative.dev/ingressClass", touchedAt:
-			default:
-				annotations[k] = v
-			}
+	return each(all, func(do func() error) error { return do() })
+}
+
+// restoreKnative makes the certificate of a Route or a DomainMapping just as Knative
+// would: so it is Ready before its owner looks, where Knative would leave its host
+// without TLS until it is (knative.dev/serving
+// pkg/reconciler/route/resources/certificate.go, MakeCertificate). A Secret that is
+// still there is taken over without an order.
+func (l *look) restoreKnative(ctx context.Context, owner *object, apiVersion, kind, label, domain string, e carry.Entry) error {
+	class := l.class
+	if class == "" && l.source != nil {
+		class = l.source.GetAnnotations()[certificateClass]
+	}
+	if class == "" {
+		class = defaultClass
+	}
+	annotations := map[string]any{certificateClass: class}
+	for k, v := range owner.Annotations {
+		switch k {
+		case "kubectl.kubernetes.io/last-applied-configuration", "networking.knative.dev/certificateClass", "networking.knative.dev/ingressClass", touchedAt:
+		default:
+			annotations[k] = v
 		}
-		u := &unstructured.Unstructured{Object: map[string]any{
-			"apiVersion": inventory.GroupKnativeNet + "/v1alpha1", "kind": "Certificate",
-			"metadata": map[string]any{
-				"namespace": m.route.Namespace, "name": m.entry.Own, "annotations": annotations,
-				"labels": map[string]any{routeLabel: m.route.Name, certificateType: "external-domain"},
-				"ownerReferences": []any{map[string]any{
-					"apiVersion": "serving.knative.dev/v1", "kind": "Route", "name": m.route.Name, "uid": string(m.route.UID), "controller": true,
-				}},
-			},
-			"spec": map[string]any{"dnsNames": []any{m.entry.Hosts[0]}, "domain": l.c.Spec.Source.WildcardDomain, "secretName": m.entry.Own},
-		}}
-		_, err := l.objects.Resource(kCertificates).Namespace(m.route.Namespace).Create(ctx, u, metav1.CreateOptions{FieldManager: fieldManager})
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return err
-	})
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": inventory.GroupKnativeNet + "/v1alpha1", "kind": "Certificate",
+		"metadata": map[string]any{
+			"namespace": owner.Namespace, "name": e.Own, "annotations": annotations,
+			"labels": map[string]any{label: owner.Name, certificateType: "external-domain"},
+			"ownerReferences": []any{map[string]any{
+				"apiVersion": apiVersion, "kind": kind, "name": owner.Name, "uid": string(owner.UID), "controller": true,
+			}},
+		},
+		"spec": map[string]any{"dnsNames": []any{e.Hosts[0]}, "domain": domain, "secretName": e.Own},
+	}}
+	_, err := l.objects.Resource(kCertificates).Namespace(owner.Namespace).Create(ctx, u, metav1.CreateOptions{FieldManager: fieldManager})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
