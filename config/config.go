@@ -222,6 +222,11 @@ type Consolidate struct {
 	// drains for a shorter time than the longest allowed request: stock Kourier
 	// replaces such a chain at every event, and longer requests are cut.
 	AcceptDrains bool `yaml:"acceptDrains"`
+	// DomainMappings allows spec.tls.secretName of Knative's DomainMappings to be
+	// set, which is the only way to serve several of them with one certificate. It
+	// is their owners' field: one that a GitOps tool or certherd.dev/ignore keeps
+	// from being changed is left to a person.
+	DomainMappings bool `yaml:"domainMappings"`
 	// Quotas are what certificate authorities issue, by issuer. A proposal that
 	// would burst one waits. Let's Encrypt's are known and need not be said.
 	Quotas []Quota `yaml:"quotas"`
@@ -356,6 +361,7 @@ func (c Config) ConsolidateOptions() consolidate.Options {
 	o := consolidate.Options{
 		MinCertificates: c.Consolidate.MinCertificates, MaxHosts: c.Consolidate.MaxHosts,
 		AllowIssuers: c.Consolidate.AllowIssuers, AcceptDrains: c.Consolidate.AcceptDrains,
+		DomainMappings: c.Consolidate.DomainMappings,
 	}
 	limit := func(n Count) int {
 		if n == gate.NoLimit {

@@ -42,7 +42,9 @@ func Domains(s *inventory.Snapshot, o Options) []string {
 			continue
 		}
 		for _, w := range g.wildcards {
-			out = append(out, strings.TrimPrefix(w, "*."))
+			if domain, ok := strings.CutPrefix(w, "*."); ok {
+				out = append(out, domain)
+			}
 		}
 	}
 	slices.Sort(out)

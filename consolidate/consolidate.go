@@ -29,6 +29,8 @@ type Options struct {
 	// AcceptDrains allows shared chains on gateways that drain for a shorter time
 	// than the longest request may last.
 	AcceptDrains bool
+	// DomainMappings allows their spec.tls.secretName to be set.
+	DomainMappings bool
 	// Quotas are what certificate authorities issue.
 	Quotas []Quota
 	// CAA are the answers to what was asked for the Domains of a snapshot, by
@@ -77,6 +79,16 @@ func (m *member) object() inventory.Ref { return m.meta().Ref }
 
 func (m *member) secret() inventory.Ref { return m.crt.Secret }
 
+// routed reports whether Routes choose the certificate by its label; all else names
+// a Secret itself.
+func (m *member) routed() bool {
+	if m.knative == nil {
+		return false
+	}
+	c, ok := m.knative.ControlledBy()
+	return !ok || c.Ref.Kind != "DomainMapping"
+}
+
 func (m *member) hosts() []string {
 	if m.knative != nil {
 		return m.knative.Names.DNS
@@ -87,6 +99,7 @@ func (m *member) hosts() []string {
 // group is what one certificate with wildcards could replace.
 type group struct {
 	key
+	twins     bool     // its members are for just the names of wildcards
 	wildcards []string // sorted
 	members   []*member
 	heir      heir
@@ -104,8 +117,8 @@ type key struct {
 	ns      string
 	issuer  inventory.IssuerRef
 	profile string
-	// knative is true for certificates that Knative makes; domain is then the
-	// base domain of their Routes, by which these look for a wildcard.
+	// knative is true for certificates that Knative makes for Routes; domain is then
+	// their base domain, by which they look for a wildcard.
 	knative bool
 	domain  string
 }
@@ -124,6 +137,9 @@ type look struct {
 	gateways  []gateway
 	// authorities are the first issuers that are an authority, by what proves it.
 	authorities map[string]inventory.IssuerRef
+	// twins are the certificates that could give way to another one for the same
+	// names: all that could be replaced, and have no wildcard to go to.
+	twins []*member
 }
 
 func (o Options) look(s *inventory.Snapshot) *look {
@@ -148,10 +164,11 @@ func (o Options) look(s *inventory.Snapshot) *look {
 		siblings[near] = append(siblings[near], m)
 		if cause := l.issuerCause(m); cause != "" {
 			l.refuse(m, cause)
+			l.twins = append(l.twins, m)
 			continue
 		}
-		k := key{ns: m.secret().Namespace, profile: m.crt.Profile, issuer: l.authority(m.crt.Issuer), knative: m.knative != nil}
-		if m.knative != nil {
+		k := key{ns: m.secret().Namespace, profile: m.crt.Profile, issuer: l.authority(m.crt.Issuer), knative: m.routed()}
+		if k.knative {
 			k.domain = m.knative.Domain
 		}
 		at := place{k, strings.Join(m.wildcards, " ")}
@@ -168,16 +185,21 @@ func (o Options) look(s *inventory.Snapshot) *look {
 		g.issuer = l.issuerOf(g)
 		g.heir = l.heirOf(g)
 	}
+	l.named(l.groups...)
 	l.split()
 	l.groups = slices.DeleteFunc(l.groups, func(g *group) bool {
 		switch {
+		case len(g.members) == 0:
+			return true
 		case len(g.members) < o.MinCertificates && g.heir.object.IsZero() && g.parted:
+			l.twins = append(l.twins, g.members...)
 			for _, m := range g.members {
 				l.refuse(m, fmt.Sprintf("the wildcards for the others under %s carry the %s that are allowed on one key, and one more would replace %s, fewer than minCertificates (%d); if they may share a key, raise maxHosts",
 					g.name(), count(o.MaxHosts, "host"), count(len(g.members), "certificate"), o.MinCertificates))
 			}
 			return true
 		case len(g.members) < o.MinCertificates && g.heir.object.IsZero():
+			l.twins = append(l.twins, g.members...)
 			// Alone under its parent is not worth a word; parted from the others is.
 			if all := siblings[[2]string{g.ns, strings.Join(g.wildcards, ", ")}]; len(all) >= o.MinCertificates {
 				for _, m := range g.members {
@@ -188,6 +210,7 @@ func (o Options) look(s *inventory.Snapshot) *look {
 		}
 		return false
 	})
+	l.duplicates()
 	slices.SortFunc(l.groups, func(a, b *group) int {
 		return cmp.Or(strings.Compare(a.ns, b.ns), slices.Compare(a.wildcards, b.wildcards), strings.Compare(wildcardName(a), wildcardName(b)))
 	})
@@ -307,23 +330,27 @@ func (l *look) candidates() []*member {
 	var out []*member
 	for i := range l.s.Certificates {
 		x := &l.s.Certificates[i]
-		if slices.ContainsFunc(x.Names.DNS, inventory.IsWildcard) {
-			continue
-		}
-		consumers := l.s.Servers(x.Secret)
-		if len(consumers) == 0 {
+		m := &member{crt: x, consumers: l.consumersOf(x.Secret)}
+		if len(m.consumers) == 0 {
 			continue // nobody serves it: that is a matter of gc
 		}
-		m := &member{crt: x, consumers: consumers}
 		if c, ok := x.ControlledBy(); ok && c.Ref.Group == inventory.GroupKnativeNet {
 			m.knative = l.s.KnativeCertificate(c.Ref)
 		}
+		wildcard := slices.ContainsFunc(x.Names.DNS, inventory.IsWildcard)
 		if cause := l.cause(m, routeHosts); cause != "" {
-			l.refuse(m, cause)
+			if !wildcard {
+				l.refuse(m, cause)
+			}
+			continue
+		}
+		if wildcard {
+			l.twins = append(l.twins, m)
 			continue
 		}
 		if cause := m.parents(); cause != "" {
 			l.refuse(m, cause)
+			l.twins = append(l.twins, m)
 			continue
 		}
 		k := strings.Join(m.wildcards, " ")
@@ -358,7 +385,7 @@ func (m *member) parents() (cause string) {
 	}
 	slices.Sort(m.wildcards)
 	m.wildcards = slices.Compact(m.wildcards)
-	if m.knative != nil && len(m.wildcards) > 1 {
+	if m.routed() && len(m.wildcards) > 1 {
 		return "its names have no parent domain in common, and Routes look for one domain"
 	}
 	return ""
@@ -395,11 +422,11 @@ func (l *look) differs(m *member, all []*member) string {
 		case o.object() == m.object():
 		case l.authority(o.crt.Issuer) != l.authority(m.crt.Issuer):
 			return "a different issuer (" + o.crt.Issuer.String() + ")"
-		case (o.knative == nil) != (m.knative == nil):
-			return "a different owner: Knative makes some of them, and not the others"
+		case o.routed() != m.routed():
+			return "a different owner: Knative chooses it for some of them, and not for the others"
 		case o.crt.Profile != m.crt.Profile:
 			return "a different key or usage"
-		case o.knative != nil && o.knative.Domain != m.knative.Domain:
+		case o.routed() && o.knative.Domain != m.knative.Domain:
 			return "a different base domain (" + o.knative.Domain + ")"
 		}
 	}
@@ -470,8 +497,12 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 		}
 		c, ok := k.ControlledBy()
 		switch {
+		case ok && c.Ref.Kind == "DomainMapping" && !l.o.DomainMappings:
+			return "DomainMapping: Knative looks for no wildcard for these; with consolidate.domainMappings: true certherd sets spec.tls.secretName of " + c.Ref.String()
 		case ok && c.Ref.Kind == "DomainMapping":
-			return "DomainMapping: Knative looks for no wildcard for these; set spec.tls.secretName on " + c.Ref.String() + " to share one"
+			if l.s.Consumer(c.Ref) == nil {
+				return c.Ref.String() + " was not read"
+			}
 		case ok && c.Ref.Kind != "Route":
 			return "it belongs to " + c.Ref.String() + ", not to a Route"
 		case !ok:
@@ -510,14 +541,8 @@ func (l *look) cause(m *member, routeHosts map[inventory.Ref][]string) string {
 		}
 	}
 	for _, c := range m.consumers {
-		if c.Ref.Namespace != m.secret().Namespace {
-			return c.Ref.String() + " of another namespace serves it, and what grants that names this Secret"
-		}
-		if c.Ref.Group != inventory.GroupKnativeNet && c.Ref.Kind == "DomainMapping" {
-			return "DomainMapping " + c.Ref.String() + " names its Secret by hand"
-		}
-		if m.knative == nil && c.Ref.Group == inventory.GroupKnativeNet {
-			return c.Ref.String() + " serves it, whose Secret Knative chooses"
+		if cause := l.consumerCause(m, c); cause != "" {
+			return cause
 		}
 	}
 	return ""
@@ -569,7 +594,7 @@ func (l *look) finding(g *group) plan.Finding {
 	for _, n := range l.notes(g) {
 		f.Message += "; " + n
 	}
-	if who := g.managed(); who != "" {
+	if who := g.managed(l.s); who != "" {
 		f.Message += "; " + who
 	}
 	if f.Hold != "" {
@@ -578,6 +603,7 @@ func (l *look) finding(g *group) plan.Finding {
 	for _, m := range g.members {
 		move := &plan.Move{From: m.secret(), To: secret}
 		for _, c := range m.consumers {
+			// Of a DomainMapping that is the step of its own, and its Knative Ingress follows.
 			f.Fix = append(f.Fix, plan.Step{Action: plan.Switch, Object: c.Ref, Move: move, If: c.Version})
 		}
 	}
@@ -594,21 +620,35 @@ func (l *look) finding(g *group) plan.Finding {
 	return f
 }
 
-// managed says whose hands a group's objects are in; empty if in nobody's.
-func (g *group) managed() string {
-	var tools []string
+// managed says why a person has to make the switch; empty if nobody has to.
+func (g *group) managed(s *inventory.Snapshot) string {
+	var tools, ignored, out []string
 	for _, m := range g.members {
 		tools = append(tools, m.meta().ManagedBy)
 		for _, c := range m.consumers {
+			if _, follows := mappedBy(c); follows {
+				continue
+			}
 			tools = append(tools, c.ManagedBy)
+			if s.Ignored(&c.Meta) && !g.knative {
+				ignored = append(ignored, c.Ref.String())
+			}
 		}
 	}
-	slices.Sort(tools)
-	tools = slices.DeleteFunc(slices.Compact(tools), func(t string) bool { return t == "" })
-	if len(tools) == 0 {
+	compact := func(list []string) []string {
+		slices.Sort(list)
+		return slices.DeleteFunc(slices.Compact(list), func(t string) bool { return t == "" })
+	}
+	if tools = compact(tools); len(tools) > 0 {
+		out = append(out, strings.Join(tools, " and ")+" would undo a change")
+	}
+	if ignored = compact(ignored); len(ignored) > 0 {
+		out = append(out, inventory.IgnoreAnnotation+" keeps certherd from changing "+strings.Join(ignored, " and "))
+	}
+	if len(out) == 0 {
 		return ""
 	}
-	return strings.Join(tools, " and ") + " would undo a change: commit what `certherd plan -o patch` says, once the wildcard is Ready"
+	return strings.Join(out, ", and ") + ": commit what `certherd plan -o patch` says, once the wildcard is Ready"
 }
 
 func count(n int, what string) string {
@@ -633,5 +673,9 @@ func wildcardName(g *group) string {
 	if len(name) > 40 {
 		name = strings.TrimRight(name[:40], "-")
 	}
-	return "wildcard-" + name + "-" + hex.EncodeToString(sum[:4])
+	kind := "wildcard-"
+	if g.twins {
+		kind = "shared-"
+	}
+	return kind + name + "-" + hex.EncodeToString(sum[:4])
 }

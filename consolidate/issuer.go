@@ -173,6 +173,7 @@ func (l *look) heirsOf(g *group) []heir {
 			// For each Secret that a shimmed Ingress names, cert-manager makes a
 			// Certificate of its name, unless there is one (its
 			// pkg/controller/certificate-shim).
+		case g.mapped() && len(l.servedWith(x.Secret)) > 0:
 		default:
 			out = append(out, heir{x.Secret, ref, x.Version.UID, l.servedWith(x.Secret)})
 		}

@@ -16,7 +16,7 @@ import (
 type operation struct {
 	Op    string `json:"op"`
 	Path  string `json:"path"`
-	Value string `json:"value"`
+	Value any    `json:"value"`
 }
 
 // patch is a switch of one object for somebody else to make.
@@ -24,14 +24,16 @@ type patch struct {
 	object    inventory.Ref
 	version   string
 	managedBy string
+	ignored   bool
 	ops       []operation
 }
 
 // versions are those of the kinds that are switched, and their resources.
 var versions = map[[2]string][2]string{
-	{inventory.GroupNetworking, "Ingress"}:  {"v1", "ingresses.networking.k8s.io"},
-	{inventory.GroupGateway, "Gateway"}:     {"v1", "gateways.gateway.networking.k8s.io"},
-	{inventory.GroupGateway, "ListenerSet"}: {"v1", "listenersets.gateway.networking.k8s.io"},
+	{inventory.GroupNetworking, "Ingress"}:    {"v1", "ingresses.networking.k8s.io"},
+	{inventory.GroupGateway, "Gateway"}:       {"v1", "gateways.gateway.networking.k8s.io"},
+	{inventory.GroupGateway, "ListenerSet"}:   {"v1", "listenersets.gateway.networking.k8s.io"},
+	{inventory.GroupServing, "DomainMapping"}: {"v1beta1", "domainmappings.serving.knative.dev"},
 }
 
 // Patches are the switches of proposals as a Component of kustomize, whose comments
@@ -75,7 +77,7 @@ func patches(s *inventory.Snapshot, x Proposal, all bool) []patch {
 	seen := map[inventory.Ref]bool{}
 	for _, st := range x.Change.Steps {
 		c := s.Consumer(st.Object)
-		if c == nil || seen[st.Object] || c.ManagedBy == "" && !all {
+		if c == nil || seen[st.Object] || c.ManagedBy == "" && !s.Ignored(&c.Meta) && !all {
 			continue
 		}
 		v, ok := versions[[2]string{c.Ref.Group, c.Ref.Kind}]
@@ -83,11 +85,14 @@ func patches(s *inventory.Snapshot, x Proposal, all bool) []patch {
 			continue
 		}
 		seen[st.Object] = true
-		p := patch{object: c.Ref, version: v[0], managedBy: c.ManagedBy}
+		p := patch{object: c.Ref, version: v[0], managedBy: c.ManagedBy, ignored: s.Ignored(&c.Meta)}
 		for _, t := range c.TLS {
 			if from[t.Secret] {
 				p.ops = append(p.ops, operation{"test", t.Pointer(), t.Secret.Name}, operation{"replace", t.Pointer(), x.Consolidation.Spec.SecretName})
 			}
+		}
+		if len(p.ops) == 0 { // a DomainMapping that Knative has a certificate for
+			p.ops = []operation{{"add", "/spec/tls", map[string]string{"secretName": x.Consolidation.Spec.SecretName}}}
 		}
 		out = append(out, p)
 	}
@@ -100,8 +105,11 @@ func (p patch) write(b *bytes.Buffer) error {
 	if err != nil {
 		return err
 	}
-	if p.managedBy != "" {
+	switch {
+	case p.managedBy != "":
 		fmt.Fprintf(b, "# %s, managed by %s\n", p.object, p.managedBy)
+	case p.ignored:
+		fmt.Fprintf(b, "# %s, opted out by %s\n", p.object, inventory.IgnoreAnnotation)
 	}
 	fmt.Fprintf(b, "#   kubectl patch %s %s -n %s --type json -p '%s'\n", versions[[2]string{p.object.Group, p.object.Kind}][1], p.object.Name, p.object.Namespace, ops)
 	text, err := yaml.Marshal(p.ops)

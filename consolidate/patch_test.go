@@ -28,7 +28,8 @@ spec:
   gatewayClassName: x
   listeners:
   - {name: http, port: 80, protocol: HTTP}
-  - {name: b, hostname: b.example.test, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: other-tls}, {name: b-tls}]}}
+  - {name: b, hostname: b.example.test, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: b-tls}]}}
+  - {name: several, hostname: d.example.test, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: other-tls}, {name: d-tls}]}}
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
@@ -52,7 +53,7 @@ func TestPatches(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, n := range []string{"a", "b", "c"} {
+	for _, n := range []string{"a", "b", "c", "d"} {
 		managed := ""
 		if n == "b" {
 			managed = ", labels: {app.kubernetes.io/managed-by: Helm}"
@@ -118,7 +119,7 @@ func TestPatches(t *testing.T) {
 		}
 		for _, says := range []string{
 			"kubectl patch ingresses.networking.k8s.io web -n shop --type json -p '[{\"op\":\"test\",\"path\":\"/spec/tls/2/secretName\",\"value\":\"a-tls\"},{\"op\":\"replace\",\"path\":\"/spec/tls/2/secretName\",\"value\":\"" + secret + "\"}]'",
-			"/spec/listeners/1/tls/certificateRefs/1/name", "managed by Argo CD", "Afterwards take Certificate b-tls out of what Helm applies",
+			"/spec/listeners/1/tls/certificateRefs/0/name", "managed by Argo CD", "Afterwards take Certificate b-tls out of what Helm applies",
 		} {
 			if !strings.Contains(string(out), says) {
 				t.Errorf("no %q in\n%s", says, out)

@@ -113,6 +113,37 @@ func (g generator) world() *inventory.Snapshot {
 				edges = append(edges, inventory.Edge{From: inventory.Ref{Kind: "Pod", Namespace: ns, Name: "p"}, To: c.Secret, Field: "spec.volumes[].secret.secretName", Via: pick(g, inventory.Field, inventory.Mention)})
 			}
 		}
+		for i := range g.IntN(4) {
+			host := fmt.Sprintf("m%d.%s", i, pick(g, parents...))
+			dm := inventory.Consumer{Meta: g.meta(inventory.GroupServing, "DomainMapping", ns, host), Hosts: []string{host}, Ready: true}
+			secret := host
+			if g.maybe(5) {
+				k := inventory.KnativeCertificate{Meta: g.meta(inventory.GroupKnativeNet, "Certificate", ns, host), Secret: inventory.SecretRef(ns, host), Names: inventory.NewNames("", []string{host}, nil, nil, nil), Type: "external-domain", Domain: host, Ready: g.maybe(9)}
+				k.Owners = []inventory.OwnerRef{{Ref: dm.Ref, UID: dm.Version.UID, Controller: true}}
+				o.KnativeCertificates = append(o.KnativeCertificates, k)
+				c := certificate(ns, host, host, []string{host})
+				c.Owners, c.ManagedBy = []inventory.OwnerRef{{Ref: k.Ref, UID: k.Version.UID, Controller: true}}, ""
+			} else {
+				secret = fmt.Sprintf("own%d", i)
+				certificate(ns, secret, secret, []string{host})
+				dm.TLS = []inventory.TLS{{Hosts: []string{host}, Secret: inventory.SecretRef(ns, secret)}}
+			}
+			if g.maybe(1) {
+				dm.ManagedBy = "Argo CD"
+			}
+			serve(dm, "spec.tls.secretName")
+			ki := inventory.Consumer{Meta: g.meta(inventory.GroupKnativeNet, "Ingress", ns, host), Class: "kourier.ingress", Ready: true, TLS: []inventory.TLS{{Hosts: []string{host}, Secret: inventory.SecretRef(ns, secret)}}}
+			ki.Owners = []inventory.OwnerRef{{Ref: dm.Ref, UID: dm.Version.UID, Controller: true}}
+			serve(ki, "spec.tls[].secretName")
+		}
+		for i := range g.IntN(3) { // duplicates, which no wildcard is for
+			name := fmt.Sprintf("twin%d", i)
+			c := certificate(ns, name, name, []string{"shop.test"})
+			if g.maybe(5) {
+				c.Issuer = inventory.NormalIssuer("", "ClusterIssuer", "", "ca")
+			}
+			serve(inventory.Consumer{Meta: g.meta(inventory.GroupNetworking, "Ingress", ns, name), Shim: g.maybe(3), TLS: []inventory.TLS{{Hosts: c.Names.DNS, Secret: c.Secret}}}, "spec.tls[].secretName")
+		}
 		if g.maybe(4) {
 			c := certificate(ns, "wild", pick(g, "wild", "wild-tls"), []string{"*." + pick(g, parents...)})
 			if g.maybe(5) {
@@ -228,7 +259,7 @@ func TestNobodyLosesACertificate(t *testing.T) {
 	for seed := range uint64(worlds) {
 		g := generator{rand.New(rand.NewPCG(seed, 1))}
 		s := g.world()
-		o := Options{MinCertificates: 2, MaxHosts: 2 + g.IntN(6), AcceptDrains: true}
+		o := Options{MinCertificates: 2, MaxHosts: 2 + g.IntN(6), AcceptDrains: true, DomainMappings: g.maybe(5)}
 		p := plan.New(s, Checks(o))
 		if err := p.Verify(s); err != nil {
 			t.Fatalf("world %d: %v", seed, err)
@@ -279,7 +310,7 @@ func TestVerifyFindsWhatGoesWrong(t *testing.T) {
 	for seed := range uint64(worlds) {
 		g := generator{rand.New(rand.NewPCG(seed, 2))}
 		s := g.world()
-		p := plan.New(s, Checks(Options{MinCertificates: 2, MaxHosts: 100, AcceptDrains: true}))
+		p := plan.New(s, Checks(Options{MinCertificates: 2, MaxHosts: 100, AcceptDrains: true, DomainMappings: true}))
 		for _, c := range p.Changes {
 			steps := slices.Clone(c.Steps)
 			i := g.IntN(len(steps))

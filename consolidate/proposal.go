@@ -51,7 +51,7 @@ func (l *look) consolidation(g *group) *v1alpha1.Consolidation {
 		Source:     v1alpha1.Source{Kind: v1alpha1.SourceCertificate, Name: object.Name, UID: g.heir.uid},
 		SecretName: secret.Name,
 		Hosts:      g.hosts(),
-		Manual:     g.managed(),
+		Manual:     g.managed(l.s),
 	}
 	if g.knative {
 		p.Source.Kind, p.Source.WildcardDomain = v1alpha1.SourceKCertificate, g.domain
@@ -102,6 +102,12 @@ func (l *look) apiMember(m *member) v1alpha1.Member {
 		y := v1alpha1.Consumer{Kind: v1alpha1.ConsumerKind(c.Ref.Kind), Name: c.Ref.Name, UID: c.Version.UID, ManagedBy: c.ManagedBy}
 		if c.Ref.Group == inventory.GroupKnativeNet {
 			y.Kind = v1alpha1.ConsumerKIngress
+		}
+		if _, follows := mappedBy(c); follows {
+			continue
+		}
+		if y.Kind == v1alpha1.ConsumerDomainMapping {
+			y.Hosts = slices.Clone(c.Hosts)
 		}
 		for _, t := range c.TLS {
 			if t.Secret == m.secret() {
@@ -275,7 +281,8 @@ func (l *look) blockers(g *group) []blocker {
 	}
 	if g.heir.object.IsZero() {
 		for _, w := range g.wildcards {
-			if why := l.caaCause(g, w); why != "" {
+			// For other names, there was one before.
+			if why := l.caaCause(g, w); why != "" && inventory.IsWildcard(w) {
 				add("%s", why)
 			}
 		}

@@ -111,6 +111,12 @@ func TestScenarios(t *testing.T) {
 					continue
 				case f.Name == "proposals":
 					got = proposals(t, s, p, o)
+				case f.Name == "patches":
+					b, err := consolidate.Patches(s, consolidate.Proposals(s, o.Consolidate), false)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = string(b)
 				case f.Name == "findings":
 					got = findings(p)
 				case f.Name == "changes":

@@ -394,7 +394,9 @@ func (o Options) orphanedCertificate(s *inventory.Snapshot) []plan.Finding {
 
 // supersededCertificate: Knative keeps a per-route certificate as long as its
 // host exists, whether or not a wildcard serves it
-// (knative/serving pkg/reconciler/route/route.go, deleteOrphanRouteCerts).
+// (knative/serving pkg/reconciler/route/route.go, deleteOrphanRouteCerts), and that of
+// a DomainMapping when spec.tls names another Secret
+// (pkg/reconciler/domainmapping/reconciler.go, tls).
 func (o Options) supersededCertificate(s *inventory.Snapshot) []plan.Finding {
 	var left []*inventory.KnativeCertificate // a list of Findings that grows would leave very much garbage
 	for i := range s.KnativeCertificates {
@@ -429,7 +431,7 @@ func heirOf(s *inventory.Snapshot, x *inventory.KnativeCertificate) inventory.Re
 	if x.WildcardDomain != "" || x.Type != "external-domain" {
 		return inventory.Ref{}
 	}
-	if c, ok := x.ControlledBy(); !ok || c.Ref.Kind != "Route" {
+	if c, ok := x.ControlledBy(); !ok || c.Ref.Kind != "Route" && c.Ref.Kind != "DomainMapping" {
 		return inventory.Ref{}
 	}
 	var heir inventory.Ref

@@ -50,6 +50,7 @@ type Collector struct {
 
 	authorities map[IssuerRef]*authority
 	chains      map[IssuerRef]chain
+	parents     map[Ref]Ref // the Gateways of ListenerSets
 }
 
 // target is what one of the Matcher's names stands for.
@@ -977,6 +978,7 @@ func (c *Collector) Snapshot(taken time.Time) *Snapshot {
 		issuer := IssuerRef{c.str(ref.Group), c.str(ref.Kind), c.str(ref.Namespace), c.str(ref.Name)}
 		c.o.Chains = append(c.o.Chains, Chain{issuer, x.bytes})
 	}
+	c.inherit()
 	o, gaps := c.o, c.gaps
 	*c = Collector{} // what it holds besides is as much again
 	return New(taken, o, edges, gaps)

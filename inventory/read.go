@@ -233,6 +233,14 @@ func (c *Collector) addObject(o any) {
 		c.consumer(x)
 	case *gatewayv1.ListenerSet:
 		x := Consumer{Meta: c.meta(GroupGateway, "ListenerSet", &o.ObjectMeta), Shim: shimmed(o.Annotations), Ready: conditionTrue(o.Status.Conditions, "Programmed")}
+		parent := Ref{Group: GroupGateway, Kind: "Gateway", Namespace: x.Ref.Namespace, Name: c.str(string(o.Spec.ParentRef.Name))}
+		if ns := o.Spec.ParentRef.Namespace; ns != nil && *ns != "" {
+			parent.Namespace = c.str(string(*ns))
+		}
+		if c.parents == nil {
+			c.parents = map[Ref]Ref{}
+		}
+		c.parents[x.Ref] = parent
 		for i, l := range o.Spec.Listeners {
 			c.listener(&x, i, l.Hostname, l.TLS)
 		}
@@ -528,6 +536,24 @@ func shimmed(annotations map[string]string) bool {
 		}
 	}
 	return false
+}
+
+// inherit gives ListenerSets the issuers of their Gateways (cert-manager
+// pkg/controller/certificate-shim/listenerset/controller.go, inheritAnnotations).
+func (c *Collector) inherit() {
+	if len(c.parents) == 0 {
+		return
+	}
+	shim := map[Ref]bool{}
+	for i := range c.o.Consumers {
+		if x := &c.o.Consumers[i]; x.Ref.Kind == "Gateway" && x.Shim {
+			shim[x.Ref] = true
+		}
+	}
+	for i := range c.o.Consumers {
+		x := &c.o.Consumers[i]
+		x.Shim = x.Shim || shim[c.parents[x.Ref]]
+	}
 }
 
 func conditionTrue(conditions []metav1.Condition, typ string) bool {

@@ -138,14 +138,25 @@ func (s *Snapshot) appendUsers(edges []Edge, secret Ref) []Edge {
 // wants says whether the owner of a Knative Certificate still wants it. A
 // Route, a DomainMapping or a Namespace does as long as it exists, unless
 // every host is served with another Secret by a Knative Ingress that is Ready:
-// then the Route has moved to a wildcard, and nothing of Knative takes the old
-// Certificate away (knative/serving pkg/reconciler/route/route.go,
-// deleteOrphanRouteCerts).
+// then the Route has moved to a wildcard, or the DomainMapping to a Secret of its
+// owner's, and nothing of Knative takes the old Certificate away (knative/serving
+// pkg/reconciler/route/route.go, deleteOrphanRouteCerts).
 func (s *Snapshot) wants(x *KnativeCertificate) []Edge {
 	if s.movedAway(x) {
-		return s.owners(&x.Meta, func(o OwnerRef) bool { return o.Ref.Kind == "Route" })
+		return s.owners(&x.Meta, func(o OwnerRef) bool { return o.Ref.Kind == "Route" || s.letGo(o.Ref, x.Secret) })
 	}
 	return s.owners(&x.Meta, func(OwnerRef) bool { return false })
+}
+
+// letGo reports whether a DomainMapping names another Secret itself: then Knative has
+// no use for the certificate that it has made for it, and leaves it
+// (knative/serving pkg/reconciler/domainmapping/reconciler.go, tls).
+func (s *Snapshot) letGo(owner, secret Ref) bool {
+	if owner.Kind != "DomainMapping" {
+		return false
+	}
+	x := s.Consumer(owner)
+	return x != nil && len(x.TLS) == 1 && x.TLS[0].Secret != secret
 }
 
 // movedAway reports whether every host of a per-route certificate is served

@@ -291,7 +291,7 @@ func verify(s *inventory.Snapshot, c Change) error {
 			}
 			if x := s.Consumer(step.Object); x != nil {
 				for _, t := range x.TLS {
-					if t.Secret == step.From() && !inventory.CoversAll(names, t.Hosts) {
+					if t.Secret == step.From() && len(t.Hosts) > 0 && !inventory.CoversAll(names, t.Hosts) {
 						return fail("%s does not cover %s", step.To(), strings.Join(t.Hosts, ", "))
 					}
 				}

@@ -75,7 +75,8 @@ type Proposal struct {
 	// proposed anew under the next one only, so that one approval is good for one
 	// attempt. It begins with 1.
 	Revision int64 `json:"revision"`
-	// Wildcards are the DNS names of the certificate, such as *.ns.example.com.
+	// Wildcards are the DNS names of the certificate, such as *.ns.example.com; where
+	// it takes the place of duplicates, just theirs.
 	Wildcards []string `json:"wildcards"`
 	// IssuerRef is the issuer, as cert-manager resolves it: no field is empty.
 	IssuerRef IssuerRef `json:"issuerRef"`
