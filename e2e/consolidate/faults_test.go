@@ -397,7 +397,9 @@ func (w *world) killed(t *testing.T, ns string, phase v1alpha1.Phase, places ...
 	for _, where := range append(places, "") {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%s|%s|%s", childEnv, w.stack.Kubeconfig, w.stack.GatewayTLS, ns, phase, where))
+		begun := time.Now()
 		out, err := cmd.CombinedOutput()
+		t.Logf("%s: %s", where, time.Since(begun).Round(100*time.Millisecond))
 		status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 		switch died := ok && status.Signaled() && status.Signal() == syscall.SIGKILL; {
 		case where != "" && !died:

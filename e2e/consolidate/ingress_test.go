@@ -40,29 +40,44 @@ spec:
 // serves the Ingresses of a namespace with their Secrets.
 func (w *world) controller(t *testing.T, ns string) (address string) {
 	t.Helper()
-	var hosts atomic.Pointer[map[string]*tls.Certificate]
-	read := func() error {
-		next := map[string]*tls.Certificate{}
+	return w.serve(t, ns, func() (map[string]string, error) {
 		list, err := w.c.Dynamic.Resource(ingresses).Namespace(ns).List(context.Background(), metav1.ListOptions{})
 		if err != nil {
-			return err
+			return nil, err
 		}
+		out := map[string]string{}
 		for _, i := range list.Items {
 			entries, _, _ := unstructured.NestedSlice(i.Object, "spec", "tls")
 			for _, e := range entries {
-				name, _ := e.(map[string]any)["secretName"].(string)
 				names, _, _ := unstructured.NestedStringSlice(e.(map[string]any), "hosts")
-				s, err := w.c.Typed.CoreV1().Secrets(ns).Get(context.Background(), name, metav1.GetOptions{})
-				if err != nil {
-					continue
-				}
-				pair, err := tls.X509KeyPair(s.Data["tls.crt"], s.Data["tls.key"])
-				if err != nil {
-					continue
-				}
 				for _, h := range names {
-					next[h] = &pair
+					out[h], _ = e.(map[string]any)["secretName"].(string)
 				}
+			}
+		}
+		return out, nil
+	})
+}
+
+// serve serves hosts with the Secrets of a namespace that wanted tells for them,
+// again and again.
+func (w *world) serve(t *testing.T, ns string, wanted func() (map[string]string, error)) (address string) {
+	t.Helper()
+	var hosts atomic.Pointer[map[string]*tls.Certificate]
+	hosts.Store(&map[string]*tls.Certificate{})
+	read := func() error {
+		next := map[string]*tls.Certificate{}
+		names, err := wanted()
+		if err != nil {
+			return err
+		}
+		for h, name := range names {
+			s, err := w.c.Typed.CoreV1().Secrets(ns).Get(context.Background(), name, metav1.GetOptions{})
+			if err != nil {
+				continue
+			}
+			if pair, err := tls.X509KeyPair(s.Data["tls.crt"], s.Data["tls.key"]); err == nil {
+				next[h] = &pair
 			}
 		}
 		hosts.Store(&next)
@@ -113,18 +128,23 @@ func (w *world) web(t *testing.T, ns, issuer string, n int) (hosts []string, add
 
 func (w *world) ready(t *testing.T, ns string) int {
 	t.Helper()
+	return len(w.readyNames(t, ns))
+}
+
+// readyNames are the Certificates of a namespace that are Ready.
+func (w *world) readyNames(t *testing.T, ns string) (out []string) {
+	t.Helper()
 	list, err := w.c.Dynamic.Resource(certificates).Namespace(ns).List(context.Background(), metav1.ListOptions{})
 	must(t, err)
-	n := 0
 	for _, o := range list.Items {
 		conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 		for _, c := range conditions {
 			if m := c.(map[string]any); m["type"] == "Ready" && m["status"] == "True" {
-				n++
+				out = append(out, o.GetName())
 			}
 		}
 	}
-	return n
+	return out
 }
 
 // proposeWeb makes the Consolidation of a namespace's Ingresses.

@@ -4,6 +4,7 @@ package consolidate_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -223,7 +224,7 @@ func (w *world) proposeAll(t *testing.T, teams ...string) {
 		snapshot, _, err := live.Look(ctx, w.cfg, live.Options{Proof: true, Now: time.Now})
 		must(t, err)
 		o := controller.Defaults().Consolidate
-		o.AcceptDrains = true
+		o.AcceptDrains, o.DomainMappings = true, true
 		out, err := p.Sync(ctx, consolidate.Proposals(snapshot, o), nil)
 		must(t, err)
 		for _, x := range out {
@@ -263,6 +264,15 @@ func (w *world) get(t *testing.T, ns string) *v1alpha1.Consolidation {
 func (w *world) options(logf func(string, ...any)) carrylive.Options {
 	o := carrylive.Defaults()
 	o.Soak, o.Gap, o.Gateway = 3*time.Second, time.Second, w.stack.GatewayTLS
+	o.Undelete = func(ctx context.Context, ref inventory.Ref) error {
+		u, err := apply.NewUndoer(w.cfg, home)
+		if err != nil {
+			return err
+		}
+		u.OptOut = false
+		_, err = u.Object(ctx, ref)
+		return err
+	}
 	o.Tell = func(c *v1alpha1.Consolidation, d carry.Decision, err error) {
 		verbs := ""
 		for _, x := range d.Writes {
@@ -359,6 +369,7 @@ func (w *world) until(t *testing.T, what string, r *carrylive.Carrier, s *sweepe
 type client struct {
 	w        *world
 	address  string
+	text     string
 	end      context.CancelFunc
 	done     sync.WaitGroup
 	requests atomic.Int64
@@ -370,8 +381,14 @@ type client struct {
 func (w *world) watch(hosts []string) *client { return w.watchAt(w.stack.GatewayTLS, hosts) }
 
 func (w *world) watchAt(address string, hosts []string) *client {
+	return w.watchFor(address, hosts, "")
+}
+
+// watchFor begins to ask for hosts whose answers all have some text in them; empty: each
+// its own name.
+func (w *world) watchFor(address string, hosts []string, text string) *client {
 	ctx, end := context.WithCancel(context.Background())
-	c := &client{w: w, address: address, end: end}
+	c := &client{w: w, address: address, text: text, end: end}
 	const atOnce = 4
 	for i := range atOnce {
 		c.done.Go(func() {
@@ -412,7 +429,7 @@ func (c *client) ask(ctx context.Context, host string) error {
 		return err
 	}
 	c.requests.Add(1)
-	if response.StatusCode != http.StatusOK || !strings.Contains(string(b), host) {
+	if response.StatusCode != http.StatusOK || !strings.Contains(string(b), cmp.Or(c.text, host)) {
 		return fmt.Errorf("%s: %.100s", response.Status, b)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cert-manager/cert-manager/pkg/controller"
 	gateways "github.com/cert-manager/cert-manager/pkg/controller/certificate-shim/gateways"
+	listenersets "github.com/cert-manager/cert-manager/pkg/controller/certificate-shim/listenerset"
 	logf "github.com/cert-manager/cert-manager/pkg/logs"
 
 	// Each of these registers itself with package controller.
@@ -49,7 +50,7 @@ func main() {
 	kubeconfig := pflag.String("kubeconfig", "", "path of the kubeconfig")
 	resourceNamespace := pflag.String("cluster-resource-namespace", "cert-manager", "namespace of the Secrets that ClusterIssuers refer to")
 	ownerRef := pflag.Bool("enable-certificate-owner-ref", false, "make Certificates the owners of their Secrets")
-	gateway := pflag.Bool("enable-gateway-api", true, "run gateway-shim")
+	gateway := pflag.Bool("enable-gateway-api", true, "run gateway-shim, for ListenerSets, too")
 	dns01Servers := pflag.String("dns01-recursive-nameservers", "", "comma-separated host:port of the name servers for DNS-01 self checks")
 	http01Servers := pflag.String("acme-http01-solver-nameservers", "", "comma-separated host:port of the name servers for HTTP-01 self checks")
 	pflag.Parse()
@@ -99,7 +100,7 @@ func run(ctx context.Context, options controller.ContextOptions) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for name, construct := range controller.Known() {
-		if name == gateways.ControllerName && !options.EnableGatewayAPI {
+		if (name == gateways.ControllerName || name == listenersets.ControllerName) && !options.EnableGatewayAPI {
 			continue
 		}
 		control, err := construct(factory)
