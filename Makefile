@@ -81,8 +81,8 @@ verify: ## generated files and go.mod are up to date
 	@git diff --exit-code -- examples docs config || { echo "go generate changed these files: commit them"; exit 1; }
 
 .PHONY: bench
-bench: build ## the audit of a large cluster against plain listing, and planning (docs/performance.md)
-	go test -run '^$$' -bench . -benchmem ./controller ./inventory
+bench: build ## the audit of a large cluster against plain listing, planning, and shaping for the relay (docs/performance.md)
+	go test -run '^$$' -bench . -benchmem ./controller ./inventory ./relay/shape
 	go run ./bench -certherd bin/certherd $(BENCHFLAGS)
 
 .PHONY: bench-batch

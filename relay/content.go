@@ -3,9 +3,9 @@ package relay
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
@@ -167,9 +167,11 @@ func (p published) version() string { return versionOf(p.digests) }
 
 // versionOf is a digest of resources by their names and digests.
 func versionOf(digests map[string]string) string {
-	h := sha256.New()
+	var b []byte
 	for _, name := range slices.Sorted(maps.Keys(digests)) {
-		fmt.Fprintf(h, "%q %s\n", name, digests[name])
+		b = append(append(strconv.AppendQuote(b, name), ' '), digests[name]...)
+		b = append(b, '\n')
 	}
-	return hex.EncodeToString(h.Sum(nil)[:12])
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:12])
 }

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/certherd/certherd/relay/shape"
 )
@@ -124,7 +125,7 @@ func (s *source) stream(ctx context.Context, typeURL string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	client := sotw.NewADSClient(ctx, s.node, typeURL)
-	if err := client.InitConnect(s.conn); err != nil {
+	if err := client.InitConnect(s.conn, grpc.ForceCodecV2(&lender{})); err != nil {
 		return err
 	}
 	s.setConnected(typeURL, true)
@@ -140,8 +141,8 @@ func (s *source) stream(ctx context.Context, typeURL string) error {
 		name := shortNames[typeURL]
 		s.count.received.WithLabelValues(name).Inc()
 		s.count.receivedBytes.WithLabelValues(name).Add(float64(n))
-		var given shape.State
-		if err := given.Set(typeURL, response.Resources); err != nil {
+		changed, err := s.shapers[typeURL].set(typeURL, response.Resources)
+		if err != nil {
 			s.count.undecodable.WithLabelValues(name).Inc()
 			s.log.Error("cannot read what the controller sent; what it sent before stays in force", zap.String("type", name), zap.Error(err))
 			if err := client.Nack(err.Error()); err != nil {
@@ -153,16 +154,19 @@ func (s *source) stream(ctx context.Context, typeURL string) error {
 		if err := client.Ack(); err != nil {
 			return err
 		}
-		s.update(typeURL, given)
+		s.update(typeURL, changed)
 	}
 }
 
-// update takes over all resources of one type.
-func (s *source) update(typeURL string, given shape.State) {
+// update shapes what the controller has of a type, unless it is what it was.
+func (s *source) update(typeURL string, changed bool) {
 	p := s.shapers[typeURL]
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	set(&p.given, typeURL, given)
+	if !changed {
+		s.unchanged(typeURL)
+		return
+	}
 	if typeURL == resource.SecretType && len(p.given.Listeners) == 0 {
 		return // nothing can name them yet
 	}
@@ -171,7 +175,22 @@ func (s *source) update(typeURL string, given shape.State) {
 	if s.demand != nil && slices.Contains(s.demand.types, typeURL) {
 		_, onDemand, _ = s.demand.make(p.given, s.shape.onDemand())
 	}
-	s.publish(typeURL, given, shaped, fresh, onDemand, problems)
+	s.publish(typeURL, p.given, shaped, fresh, onDemand, problems)
+}
+
+// unchanged notes an answer with nothing new in it.
+func (s *source) unchanged(typeURL string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.received[typeURL] = time.Now()
+	s.count.coalesced.WithLabelValues(shortNames[typeURL], "unchanged").Inc()
+}
+
+// set takes over all resources of one type.
+func (p *part) set(typeURL string, resources []*anypb.Any) (changed bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shaper.Set(&p.given, typeURL, resources)
 }
 
 // make shapes a state, and keeps the outcome for the next.

@@ -39,7 +39,7 @@ type settings struct {
 	WildcardServices, Clients int
 	Seconds                   int
 	Latency                   int
-	Only                      string
+	Only, With                string
 	Programs                  programs
 }
 
@@ -77,6 +77,7 @@ func outside(ctx context.Context) error {
 	flag.IntVar(&s.Seconds, "seconds", 45, "for how long new requests are begun")
 	flag.IntVar(&s.Latency, "latency", 30, "events, each after the last has come to rest, that the latency is taken of")
 	flag.StringVar(&s.Only, "only", "events,latency,guard,requests,wildcard", "which parts to run")
+	flag.StringVar(&s.With, "with", "stock,relay", "what is measured: the gateway without the relay, with it, or both")
 	flag.Parse()
 	for n := range strings.SplitSeq(*services, ",") {
 		i, err := strconv.Atoi(n)
@@ -122,8 +123,15 @@ func outside(ctx context.Context) error {
 	return cmd.Run()
 }
 
-// arms are what is compared.
-var arms = []bool{false, true}
+// arms are what is compared: without the relay, and with it.
+func (s settings) arms() (arms []bool) {
+	for _, relay := range []bool{false, true} {
+		if slices.Contains(strings.Split(s.With, ","), arm(relay)) {
+			arms = append(arms, relay)
+		}
+	}
+	return arms
+}
 
 func arm(relay bool) string {
 	if relay {
@@ -205,7 +213,7 @@ func events(ctx context.Context, s settings, k *kourier) error {
 	rows := [][]string{{"services", "event", "events", "with", "listeners changed", "rejected", "settled MiB", "peak MiB", "peak / settled", "Envoy CPU ms/event", "s in all", "relay MiB", "relay CPU ms/event"}}
 	for _, n := range s.Services {
 		for _, e := range []event{scales, renewal} {
-			for _, relay := range arms {
+			for _, relay := range s.arms() {
 				progress("%d services, %s, %s", n, e, arm(relay))
 				err := with(ctx, s, k, n, false, relay, func(b *bed) error {
 					before, err := b.stats("^listener_manager")
@@ -261,7 +269,7 @@ func events(ctx context.Context, s settings, k *kourier) error {
 func latency(ctx context.Context, s settings, k *kourier) error {
 	rows := [][]string{{"services", "push", "with", "median ms", "90 % ms", "highest ms"}}
 	for _, n := range s.Services {
-		for _, relay := range arms {
+		for _, relay := range s.arms() {
 			progress("%d services, latency, %s", n, arm(relay))
 			err := with(ctx, s, k, n, false, relay, func(b *bed) error {
 				for _, e := range []event{scales, reroutes} {
@@ -300,7 +308,7 @@ func latency(ctx context.Context, s settings, k *kourier) error {
 
 func guard(ctx context.Context, s settings, k *kourier) error {
 	rows := [][]string{{"services", "renewals", "with", "guard MiB", "outcome", "peak MiB"}}
-	for _, relay := range arms {
+	for _, relay := range s.arms() {
 		progress("%d services, %d renewals under the guard, %s", s.GuardServices, s.Renewals, arm(relay))
 		err := with(ctx, s, k, s.GuardServices, false, relay, func(b *bed) error {
 			b.envoy.guard.Store(int64(s.GuardMiB))
@@ -331,7 +339,7 @@ func guard(ctx context.Context, s settings, k *kourier) error {
 
 func requests(ctx context.Context, s settings, k *kourier) error {
 	rows := [][]string{{"services", "with", "renewals", "15 s requests", "cut", "peak MiB", "how the first was cut"}}
-	for _, relay := range arms {
+	for _, relay := range s.arms() {
 		progress("%d services, 15 s requests under the guard, %s", s.RequestServices, arm(relay))
 		err := with(ctx, s, k, s.RequestServices, false, relay, func(b *bed) error {
 			b.envoy.guard.Store(int64(s.GuardMiB))
@@ -364,7 +372,7 @@ func requests(ctx context.Context, s settings, k *kourier) error {
 
 func wildcard(ctx context.Context, s settings, k *kourier) error {
 	rows := [][]string{{"services", "with", "events", "request of 30 s", "requests", "cut", "how the first was cut"}}
-	for _, relay := range arms {
+	for _, relay := range s.arms() {
 		progress("%d services on one wildcard, 30 s requests, %s", s.WildcardServices, arm(relay))
 		err := with(ctx, s, k, s.WildcardServices, true, relay, func(b *bed) error {
 			end := time.Now().Add(time.Duration(s.Seconds) * time.Second)

@@ -66,6 +66,9 @@ away. Several replicas need no leader.`,
 				return err
 			}
 			defer func() { _ = log.Sync() }()
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(relay.GCPercent)
+			}
 			o.Log, o.Version = log, version()
 			r, err := relay.New(o)
 			if err != nil {

@@ -1,7 +1,9 @@
 package shape
 
 import (
+	"bytes"
 	"cmp"
+	"encoding/binary"
 	"hash/maphash"
 	"slices"
 	"strings"
@@ -41,7 +43,28 @@ type cache struct {
 // content tells apart what the bytes were and what was made of them.
 type content struct {
 	what string
-	sums [2]uint64
+	of   sum
+}
+
+// sum tells bytes apart, within one cache.
+type sum [2]uint64
+
+// of is the sum of some bytes.
+func (c *cache) of(b []byte) sum {
+	if c == nil {
+		return sum{}
+	}
+	return sum{maphash.Bytes(c.seeds[0], b), maphash.Bytes(c.seeds[1], b)}
+}
+
+// add makes s the sum of more. The order in which sums are added does not matter.
+func (s *sum) add(more sum) { s[0], s[1] = s[0]+more[0], s[1]+more[1] }
+
+// with is the sum of some bytes and of all that belongs to them.
+func (c *cache) with(b []byte, all sum) sum {
+	of := c.of(b)
+	b = binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(nil, of[0]), of[1])
+	return c.of(binary.NativeEndian.AppendUint64(binary.NativeEndian.AppendUint64(b, all[0]), all[1]))
 }
 
 // known tells apart messages by address, and what was made of them.
@@ -52,30 +75,38 @@ type known struct {
 
 func newCache() cache {
 	return cache{
-		now: map[content]any{}, seen: map[known]any{},
+		now: map[content]any{}, last: map[content]any{}, seen: map[known]any{}, before: map[known]any{},
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
 	}
 }
 
 // turn forgets what the last state did not use.
 func (c *cache) turn() {
-	c.last, c.now = c.now, make(map[content]any, len(c.now))
-	c.before, c.seen = c.seen, make(map[known]any, len(c.seen))
+	c.last, c.now = c.now, c.last
+	c.before, c.seen = c.seen, c.before
+	clear(c.now)
+	clear(c.seen)
 }
 
 // cached returns what was made of key, and makes it if that is not there. what
 // names the kind of thing that is made.
 func cached[T any](c *cache, what string, key []byte, make func() T) T {
-	at := content{what, [2]uint64{maphash.Bytes(c.seeds[0], key), maphash.Bytes(c.seeds[1], key)}}
-	if v, ok := c.now[at].(T); ok {
-		return v
-	}
-	v, ok := c.last[at].(T)
+	at := content{what, c.of(key)}
+	v, ok := look[T](c, at)
 	if !ok {
 		v = make()
 	}
 	c.now[at] = v
 	return v
+}
+
+// look returns what was made of some bytes, if that is there.
+func look[T any](c *cache, at content) (T, bool) {
+	if v, ok := c.now[at].(T); ok {
+		return v, true
+	}
+	v, ok := c.last[at].(T)
+	return v, ok
 }
 
 // recalled is cached for what is made of one message.
@@ -96,27 +127,42 @@ func recalled[T any](c *cache, what string, m proto.Message, make func() T) T {
 func canonical[M interface {
 	proto.Message
 	comparable
-}](c *cache, list []M) []M {
+}](s *Shaper, list []M) []M {
 	if len(list) == 0 {
 		return nil
 	}
 	out := make([]M, 0, len(list))
 	for _, m := range list {
-		out = append(out, stable(c, m))
+		out = append(out, stable(s, m))
 	}
 	byName(out)
 	return out
 }
 
 // stable returns the stable form of one message.
-func stable[M proto.Message](c *cache, m M) M {
-	return recalled(c, "stable", m, func() M {
-		return cached(c, string(m.ProtoReflect().Descriptor().FullName()), marshal(m), func() M {
-			m := proto.Clone(m).(M)
-			settle(m.ProtoReflect(), 0)
-			return m
+func stable[M proto.Message](s *Shaper, m M) M {
+	return recalled(&s.cache, "stable", m, func() M {
+		for _, p := range s.parsed {
+			if had, ok := p.cache.seen[known{"stable", m}].(M); ok {
+				return had
+			}
+		}
+		b := marshal(m)
+		return cached(&s.cache, string(m.ProtoReflect().Descriptor().FullName()), b, func() M {
+			settled := settled(m)
+			if bytes.Equal(marshal(settled), b) {
+				return m
+			}
+			return settled
 		})
 	})
+}
+
+// settled returns a copy of m in its stable form.
+func settled[M proto.Message](m M) M {
+	m = proto.Clone(m).(M)
+	settle(m.ProtoReflect(), 0)
+	return m
 }
 
 // digest returns the digest of a message.

@@ -36,7 +36,7 @@ type certificate struct {
 func (s *Shaper) certificate(m *tlsv3.TlsCertificate) *certificate {
 	b := marshal(m)
 	return cached(&s.cache, "certificate", b, func() *certificate {
-		c := &certificate{message: stable(&s.cache, m), content: digest(b)}
+		c := &certificate{message: stable(s, m), content: digest(b)}
 		c.wrong = c.read()
 		return c
 	})

@@ -61,7 +61,7 @@ func shallow[M proto.Message](m M) M {
 func (s *Shaper) listener(m *listenerv3.Listener, secrets map[string]*tlsv3.Secret) *listener {
 	frame := shallow(m)
 	frame.FilterChains, frame.DefaultFilterChain = nil, nil
-	l := &listener{message: stable(&s.cache, frame), fixed: m.GetFilterChainMatcher() != nil}
+	l := &listener{message: stable(s, frame), fixed: m.GetFilterChainMatcher() != nil}
 	for _, fc := range m.GetFilterChains() {
 		if secrets != nil {
 			l.chains = append(l.chains, s.chain(fc, secrets))
@@ -82,18 +82,18 @@ func (s *Shaper) chain(fc *listenerv3.FilterChain, secrets map[string]*tlsv3.Sec
 		m = shallow(m)
 		m.ServerNames = nil
 		if b := marshal(m); len(b) > 0 {
-			c.match = stable(&s.cache, m)
+			c.match = stable(s, m)
 			c.rest = digest(marshal(c.match))
 		}
 	}
 	body := shallow(fc)
 	body.FilterChainMatch, body.TransportSocket = nil, nil
-	c.body = stable(&s.cache, body)
+	c.body = stable(s, body)
 	if c.tls = s.downstream(fc.GetTransportSocket(), secrets); c.tls != nil {
 		c.socket = shallow(fc.GetTransportSocket())
 		c.socket.ConfigType = nil
 	} else if fc.GetTransportSocket() != nil {
-		c.socket = stable(&s.cache, fc.GetTransportSocket())
+		c.socket = stable(s, fc.GetTransportSocket())
 	}
 	c.rekey()
 	return c

@@ -48,26 +48,35 @@ func Shape(in State, before *State, o Options) (State, []Problem) {
 // last two. Its results are those of Shape. It is not safe for concurrent use.
 type Shaper struct {
 	cache  cache
-	parsed map[string]*cache // by type URL: types come one after the other
+	parsed map[string]*parsed // by type URL: types come one after the other
+}
+
+// parsed is what was read of a type.
+type parsed struct {
+	cache cache
+	last  sum
 }
 
 // New returns a Shaper that has seen nothing.
-func New() *Shaper { return &Shaper{cache: newCache(), parsed: map[string]*cache{}} }
+func New() *Shaper { return &Shaper{cache: newCache(), parsed: map[string]*parsed{}} }
 
 // Set is as Set of State. What came with the same bytes the last time becomes the
-// same messages again, which Shape then need not look at.
-func (s *Shaper) Set(state *State, typeURL string, resources []*anypb.Any) error {
-	c := s.parsed[typeURL]
-	if c == nil {
-		made := newCache()
-		c = &made
+// same messages again, which Shape then need not look at. changed is false when all
+// of it came the last time: in whatever order, Shape gives the same again.
+func (s *Shaper) Set(state *State, typeURL string, resources []*anypb.Any) (changed bool, err error) {
+	p, known := s.parsed[typeURL]
+	if !known {
+		p = &parsed{cache: newCache()}
 	}
-	c.turn()
-	err := state.set(typeURL, resources, c)
-	if delete(s.parsed, typeURL); err == nil {
-		s.parsed[typeURL] = c // not with what could not be read
+	p.cache.turn()
+	of, err := state.set(typeURL, resources, &p.cache)
+	if err != nil {
+		delete(s.parsed, typeURL) // with what could not be read
+		return false, err
 	}
-	return err
+	changed = !known || of != p.last
+	s.parsed[typeURL], p.last = p, of
+	return changed, nil
 }
 
 // Shape is as the function Shape.
@@ -77,8 +86,8 @@ func (s *Shaper) Shape(in State, before *State, o Options) (State, []Problem) {
 	out := State{
 		Listeners: r.listeners(in.Listeners),
 		Routes:    r.routes(in.Routes),
-		Clusters:  canonical(&s.cache, in.Clusters),
-		Endpoints: canonical(&s.cache, in.Endpoints),
+		Clusters:  canonical(s, in.Clusters),
+		Endpoints: canonical(s, in.Endpoints),
 		Secrets:   r.secrets(in.Secrets),
 		Others:    in.others(),
 	}
@@ -290,10 +299,10 @@ func (r *round) routes(in []*routev3.RouteConfiguration) []*routev3.RouteConfigu
 		frame.VirtualHosts = nil
 		hosts := make([]*routev3.VirtualHost, 0, len(m.GetVirtualHosts()))
 		for _, h := range m.GetVirtualHosts() {
-			hosts = append(hosts, stable(&r.cache, h))
+			hosts = append(hosts, stable(r.Shaper, h))
 		}
 		slices.SortStableFunc(hosts, compareHosts)
-		m = shallow(stable(&r.cache, frame))
+		m = shallow(stable(r.Shaper, frame))
 		m.VirtualHosts = hosts
 		out = append(out, m)
 	}
@@ -316,10 +325,12 @@ func (r *round) secrets(in []*tlsv3.Secret) []*tlsv3.Secret {
 				r.tell(SecretType, m.GetName(), fmt.Sprintf("%v: %s. Mend the Secret.", c.wrong, why))
 			}
 		}
-		out = append(out, stable(&r.cache, m))
+		out = append(out, stable(r.Shaper, m))
 	}
 	for name, c := range r.made {
-		out = append(out, &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: c.message}})
+		out = append(out, cached(&r.cache, "secret", []byte(c.content+name), func() *tlsv3.Secret {
+			return &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: c.message}}
+		}))
 	}
 	byName(out)
 	return out

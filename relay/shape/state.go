@@ -1,6 +1,7 @@
 package shape
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -47,25 +48,31 @@ type State struct {
 // Set puts all resources of a type in place of those that were there. An error
 // names the resource that is not what typeURL says; nothing is changed then.
 func (s *State) Set(typeURL string, resources []*anypb.Any) error {
-	return s.set(typeURL, resources, nil)
+	_, err := s.set(typeURL, resources, nil)
+	return err
 }
 
 // set is Set. With a cache, messages and their parts that had the same bytes the
-// last time are the same messages.
-func (s *State) set(typeURL string, resources []*anypb.Any, c *cache) error {
+// last time are the same messages, and what is returned is the same for resources
+// that are the same in another order.
+func (s *State) set(typeURL string, resources []*anypb.Any, c *cache) (sum, error) {
+	var of sum
 	var err error
 	switch typeURL {
 	case ListenerType:
-		err = decode(&s.Listeners, resources, c, func() *listenerv3.Listener { return new(listenerv3.Listener) })
+		of, err = decode(&s.Listeners, resources, c, func() *listenerv3.Listener { return new(listenerv3.Listener) })
 	case RouteType:
-		err = decode(&s.Routes, resources, c, func() *routev3.RouteConfiguration { return new(routev3.RouteConfiguration) })
+		of, err = decode(&s.Routes, resources, c, func() *routev3.RouteConfiguration { return new(routev3.RouteConfiguration) })
 	case ClusterType:
-		err = decode(&s.Clusters, resources, c, func() *clusterv3.Cluster { return new(clusterv3.Cluster) })
+		of, err = decode(&s.Clusters, resources, c, func() *clusterv3.Cluster { return new(clusterv3.Cluster) })
 	case EndpointType:
-		err = decode(&s.Endpoints, resources, c, func() *endpointv3.ClusterLoadAssignment { return new(endpointv3.ClusterLoadAssignment) })
+		of, err = decode(&s.Endpoints, resources, c, func() *endpointv3.ClusterLoadAssignment { return new(endpointv3.ClusterLoadAssignment) })
 	case SecretType:
-		err = decode(&s.Secrets, resources, c, func() *tlsv3.Secret { return new(tlsv3.Secret) })
+		of, err = decode(&s.Secrets, resources, c, func() *tlsv3.Secret { return new(tlsv3.Secret) })
 	default:
+		for _, r := range resources {
+			of.add(c.of(slices.Concat([]byte(r.GetTypeUrl()), r.GetValue())))
+		}
 		others := maps.Clone(s.Others)
 		if others == nil {
 			others = map[string][]*anypb.Any{}
@@ -78,78 +85,118 @@ func (s *State) set(typeURL string, resources []*anypb.Any, c *cache) error {
 	if err == nil {
 		s.digests = nil
 	}
-	return err
+	return of, err
 }
 
-func decode[M proto.Message](into *[]M, resources []*anypb.Any, c *cache, empty func() M) error {
+func decode[M proto.Message](into *[]M, resources []*anypb.Any, c *cache, empty func() M) (all sum, err error) {
 	list := make([]M, 0, len(resources))
+	name := empty().ProtoReflect().Descriptor().FullName()
 	for i, r := range resources {
-		m := empty()
+		var m M
+		var of sum
 		err := fmt.Errorf("it is of type %s", r.GetTypeUrl())
-		if r.MessageIs(m) {
-			m, err = parse(c, r.GetValue(), empty)
+		if r.MessageName() == name {
+			m, of, err = parse(c, r.GetValue(), string(name), empty)
 		}
 		if err != nil {
-			return fmt.Errorf("resource %d of %d: %w", i+1, len(resources), err)
+			return sum{}, fmt.Errorf("resource %d of %d: %w", i+1, len(resources), err)
 		}
 		list = append(list, m)
+		all.add(of)
 	}
 	*into = list
-	return nil
+	return all, nil
 }
 
-// parse reads a message, and shares what has been read before.
-func parse[M proto.Message](c *cache, b []byte, empty func() M) (M, error) {
+// parse reads a message, and shares what has been read before. Its sum does not
+// depend on the order of what the message is made of, where that decides nothing.
+func parse[M proto.Message](c *cache, b []byte, name string, empty func() M) (M, sum, error) {
 	if c == nil {
 		m := empty()
-		return m, proto.Unmarshal(b, m)
+		return m, sum{}, proto.Unmarshal(b, m)
 	}
-	var err error
-	m := cached(c, string(empty().ProtoReflect().Descriptor().FullName()), b, func() M {
+	// Of what has thousands of parts, an event changes one.
+	switch any(*new(M)).(type) {
+	case *listenerv3.Listener:
 		m := empty()
-		switch of := any(m).(type) {
-		case *listenerv3.Listener:
-			var frame []byte
-			if frame, of.FilterChains, err = parts(c, b, 3, func() *listenerv3.FilterChain { return new(listenerv3.FilterChain) }); err == nil {
-				err = proto.UnmarshalOptions{Merge: true}.Unmarshal(frame, of)
-			}
-		case *routev3.RouteConfiguration:
-			var frame []byte
-			if frame, of.VirtualHosts, err = parts(c, b, 2, func() *routev3.VirtualHost { return new(routev3.VirtualHost) }); err == nil {
-				err = proto.UnmarshalOptions{Merge: true}.Unmarshal(frame, of)
+		frame, chains, all, err := parts[listenerv3.FilterChain](c, b, 3)
+		if err == nil {
+			err = proto.UnmarshalOptions{Merge: true}.Unmarshal(frame, m)
+		}
+		any(m).(*listenerv3.Listener).FilterChains = chains
+		return m, c.with(frame, all), err
+	case *routev3.RouteConfiguration:
+		m := empty()
+		frame, hosts, all, err := parts[routev3.VirtualHost](c, b, 2)
+		if err == nil {
+			err = proto.UnmarshalOptions{Merge: true}.Unmarshal(frame, m)
+		}
+		any(m).(*routev3.RouteConfiguration).VirtualHosts = hosts
+		return m, c.with(frame, all), err
+	}
+	of := c.of(b)
+	at := content{name, of}
+	r, ok := look[*read[M]](c, at)
+	if !ok {
+		r = &read[M]{m: empty(), of: of}
+		if err := proto.Unmarshal(b, r.m); err != nil {
+			return r.m, of, err
+		}
+		r.stable = r.m
+		switch m := any(r.m).(type) {
+		case *tlsv3.Secret: // Shape takes it apart
+		case *listenerv3.FilterChain: // so does it with this one
+			if a := m.GetTransportSocket().GetTypedConfig(); a != nil {
+				// Most of a chain are its keys, and other listeners have the same.
+				a.Value = cached(c, "bytes", a.Value, func() []byte { return a.Value })
 			}
 		default:
-			err = proto.Unmarshal(b, m)
+			settled := settled(r.m)
+			if s := marshal(settled); len(s) > 0 && !bytes.Equal(s, b) {
+				r.stable, r.of = settled, c.of(s)
+			}
 		}
-		return m
-	})
-	return m, err
+	}
+	c.now[at] = r
+	c.seen[known{"stable", r.m}] = r.stable
+	return r.m, r.of, nil
+}
+
+// read is a message as it came, with its stable form and what tells that apart.
+type read[M proto.Message] struct {
+	m, stable M
+	of        sum
 }
 
 // parts reads the messages of one repeated field, and returns the rest as bytes.
-func parts[M proto.Message](c *cache, b []byte, field protowire.Number, empty func() M) (frame []byte, list []M, err error) {
+func parts[T any, M interface {
+	*T
+	proto.Message
+}](c *cache, b []byte, field protowire.Number) (frame []byte, list []M, all sum, err error) {
+	name := string(M(nil).ProtoReflect().Descriptor().FullName())
 	for len(b) > 0 {
 		number, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
-			return nil, nil, protowire.ParseError(n)
+			return nil, nil, sum{}, protowire.ParseError(n)
 		}
 		size := protowire.ConsumeFieldValue(number, typ, b[n:])
 		if size < 0 {
-			return nil, nil, protowire.ParseError(size)
+			return nil, nil, sum{}, protowire.ParseError(size)
 		}
 		if number == field && typ == protowire.BytesType {
 			value, _ := protowire.ConsumeBytes(b[n:])
-			m, err := parse(c, value, empty)
+			m, of, err := parse(c, value, name, func() M { return new(T) })
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, sum{}, err
 			}
 			list = append(list, m)
+			all.add(of)
 		} else {
 			frame = append(frame, b[:n+size]...)
 		}
 		b = b[n+size:]
 	}
-	return frame, list, nil
+	return frame, list, all, nil
 }
 
 // Types returns the type URLs that s has resources of, sorted.
@@ -206,6 +253,12 @@ func Name(m proto.Message) string {
 	}
 	if m == nil {
 		return ""
+	}
+	switch m := m.(type) {
+	case interface{ GetClusterName() string }:
+		return m.GetClusterName()
+	case interface{ GetName() string }:
+		return m.GetName()
 	}
 	r := m.ProtoReflect()
 	for _, field := range []protoreflect.Name{"cluster_name", "name"} {
