@@ -1,8 +1,10 @@
 package apply_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/inventory"
+	"github.com/certherd/certherd/inventory/live"
 	"github.com/certherd/certherd/plan"
 )
 
@@ -144,6 +147,83 @@ func TestEveryRequestFailsOnce(t *testing.T) {
 	}
 }
 
+// Long lists come in pages. One that breaks off after the first page, in whatever
+// way, holds everything; one that has expired meanwhile, and that the API server can
+// continue, does not.
+func TestPagesThatBreak(t *testing.T) {
+	expired := func(token string) func(*http.Request, http.RoundTripper) (*http.Response, error) {
+		return func(r *http.Request, _ http.RoundTripper) (*http.Response, error) {
+			resp := refusal(r, 410, metav1.StatusReasonExpired)
+			b, err := json.Marshal(metav1.Status{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, ListMeta: metav1.ListMeta{Continue: token},
+				Status: metav1.StatusFailure, Code: 410, Reason: metav1.StatusReasonExpired, Message: "the continue parameter is too old",
+			})
+			resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
+			return resp, err
+		}
+	}
+	for name, tc := range map[string]struct {
+		fault func(*http.Request, http.RoundTripper) (*http.Response, error)
+		goes  bool
+	}{
+		"410 on continue": {fault: expired("")},
+		"410 on continue, which goes on with another token": {fault: func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+			return expired(r.URL.Query().Get("continue"))(r, next)
+		}, goes: true},
+		"500 on continue":                       {fault: faults["500"]},
+		"half a page":                           {fault: faults["half an answer"]},
+		"half a page, then a broken connection": {fault: faults["connection closed in the middle of the answer"]},
+		"the answer to continue is lost":        {fault: faults["answer lost"]},
+	} {
+		for _, path := range []string{"/api/v1/pods", "/api/v1/secrets"} {
+			t.Run(name+" "+path, func(t *testing.T) {
+				w := newWorld(t)
+				w.mess()
+				for _, other := range []string{"a", "z"} {
+					w.create(strings.Replace(pod("other-7f3"), "name: p}", "name: p-"+other+"}", 1))
+				}
+				cleared := w.plan()
+				// Every continuation of a list fails, but the second try of one that may go on.
+				var mu sync.Mutex
+				failed := map[string]int{}
+				cfg := w.faulty(func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+					token := r.URL.Query().Get("continue")
+					if r.URL.Path != path || token == "" {
+						return next.RoundTrip(r)
+					}
+					mu.Lock()
+					failed[token]++
+					again := failed[token] > 1
+					mu.Unlock()
+					if tc.goes && again {
+						return next.RoundTrip(r)
+					}
+					return tc.fault(r, next)
+				})
+				w.o.Look = func(ctx context.Context) (*inventory.Snapshot, error) {
+					s, _, err := live.Look(ctx, cfg, live.Options{Proof: true, Timeout: 3 * time.Second, PageSize: 2, Now: w.now})
+					return s, err
+				}
+				got := w.apply(w.applier(), cleared)
+				if len(failed) == 0 {
+					t.Fatal("no list had a second page")
+				}
+				if tc.goes {
+					w.clean()
+					return
+				}
+				w.expect(got, "delete Certificate/web-7f3: later", "delete Secret/left-7f3: later", "retire Secret/free-7f3: later", "unretire Secret/back-7f3: later")
+				w.is("there", w.crtRef("web-7f3"), w.kcrtRef("svc-7f3"), w.crtRef("svc-7f3"))
+				w.is("marked", w.secretRef("left-7f3"), w.secretRef("back-7f3"))
+				w.is("unmarked", w.secretRef("web-7f3"), w.secretRef("svc-7f3-tls"), w.secretRef("free-7f3"))
+				w.o.Look = func(ctx context.Context) (*inventory.Snapshot, error) { return w.look(ctx, w.c.cfg) }
+				w.run()
+				w.clean()
+			})
+		}
+	}
+}
+
 // An API server that is killed in the middle of a round and comes back: what was
 // on its way is done or not done, and later rounds finish it.
 func TestAPIServerRestartsInARound(t *testing.T) {
@@ -165,7 +245,16 @@ func TestAPIServerRestartsInARound(t *testing.T) {
 	}
 	// kube-controller-manager comes back, too, and then takes away what belongs to
 	// the Knative Certificate.
-	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
+	// It may have missed that this was deleted, as it does not watch kinds that an API
+	// server does not list yet.
+	begun, anew := time.Now(), false
+	for end := begun.Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		if !anew && time.Since(begun) > time.Minute {
+			anew = true
+			if err := w.c.stack.Signal("kube-controller-manager", syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
 		cleared, err := w.decide()
 		if err == nil {
 			w.apply(w.applier(), cleared)
