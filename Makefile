@@ -47,6 +47,7 @@ unit: ## tests without a cluster, in seconds once built
 .PHONY: test
 test: build stack-build ## everything: unit, scenarios, a real kube-apiserver, the real stack
 	go test -p 2 -timeout 40m ./...
+	cd tools/alerts && go test ./...
 
 .PHONY: soak
 soak: ## half an hour of services that come and go, and of leaders that are killed, stopped and cut off, and of clocks that jump
