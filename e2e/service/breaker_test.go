@@ -137,7 +137,7 @@ func TestGatewaysThatBecomeWorse(t *testing.T) {
 	}
 	s.leftOver(t, team, "first-7f3", "first")
 	s.leftOver(t, team, "second-7f3", "second")
-	s.args = []string{"--namespaces", team, "--pause", "1s"}
+	s.args = append([]string{"--namespaces", team, "--pause", "1s"}, patient...)
 	s.configure(strings.Replace(breakerConfig, "ENVOY", s.stack.EnvoyAdmin, 1))
 	// atFirst has a fault meet the first mark.
 	atFirst := func(f fault) func(*http.Request) fault {

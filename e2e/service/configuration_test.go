@@ -31,7 +31,7 @@ func TestConfigurationGoesAway(t *testing.T) {
 	s := newSite(t, home)
 	ctx := t.Context()
 	s.must(s.cluster.Namespaces(ctx, team))
-	s.args = []string{"--namespaces", team, "--pause", "1s"}
+	s.args = append([]string{"--namespaces", team, "--pause", "1s"}, patient...)
 	maps := s.cluster.Typed.CoreV1().ConfigMaps(home)
 	names := []string{"first-7f3", "second-7f3", "third-7f3"}
 	for _, name := range names {
@@ -105,9 +105,7 @@ func TestConfigurationGoesAway(t *testing.T) {
 		if c.stays {
 			s.await("what was begun to be finished", func() bool { return marked(name) })
 			s.await("an Event", func() bool { return s.event("ConfigurationRefused") })
-			if n := r.metric("certherd_config_valid"); n != 0 {
-				t.Errorf("certherd_config_valid is %v", n)
-			}
+			s.await("certherd_config_valid 0", func() bool { return r.metric("certherd_config_valid") == 0 })
 			continue
 		}
 		s.await("the look that the configuration asks for", func() bool { return rounds() >= finished+2 })
@@ -123,9 +121,7 @@ func TestConfigurationGoesAway(t *testing.T) {
 			}
 			return false
 		})
-		if n := r.metric("certherd_config_valid"); n != 1 {
-			t.Errorf("%s: certherd_config_valid is %v", c.what, n)
-		}
+		s.await("certherd_config_valid 1", func() bool { return r.metric("certherd_config_valid") == 1 })
 	}
 	// The last good one is still in force.
 	for _, name := range names {

@@ -152,7 +152,7 @@ func (w *world) fate(t *testing.T, nth int) *fated {
 	t.Helper()
 	d := &fated{nth: nth, team: fmt.Sprintf("killed-%02d", nth)}
 	d.site = w.site(t, d.team+"-certherd")
-	d.args = []string{"--namespaces", d.team, "--pause", "1s"}
+	d.args = append([]string{"--namespaces", d.team, "--pause", "1s"}, patient...)
 	ctx := t.Context()
 	d.must(w.cluster.Namespaces(ctx, d.team))
 	d.must(w.cluster.Apply(ctx, movedRoute, d.team))

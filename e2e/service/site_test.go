@@ -193,6 +193,10 @@ type line struct {
 	fields        map[string]any
 }
 
+// patient are arguments for leaders that keep their term on a machine that is very
+// busy, where a request may take seconds.
+var patient = []string{"--lease-duration", "12s", "--renew-deadline", "10s", "--retry-period", "1s"}
+
 // start runs a replica that finds the API server at a URL, or at its own
 // address when that is empty. Its identity is also the user that the API server's
 // audit log knows it by.

@@ -412,11 +412,14 @@ func (u usage) String() string {
 func (r *replica) usage() usage {
 	r.s.Helper()
 	for range 2 { // the second collects what the first has freed
-		if code, text := r.get("/debug/pprof/heap?gc=1"); code != 200 {
-			r.s.Fatalf("no heap profile of %s: %d %s", r.name, code, text)
-		}
+		r.s.await("a heap profile of "+r.name, func() bool { code, _ := r.get("/debug/pprof/heap?gc=1"); return code == 200 })
 	}
-	return usage{r.metric("go_memstats_heap_inuse_bytes") / (1 << 20), r.metric("process_resident_memory_bytes") / (1 << 20), r.metric("go_goroutines")}
+	value := func(sample string) (v float64) {
+		r.s.Helper()
+		r.s.await(sample+" of "+r.name, func() bool { v = r.metric(sample); return v >= 0 })
+		return v
+	}
+	return usage{value("go_memstats_heap_inuse_bytes") / (1 << 20), value("process_resident_memory_bytes") / (1 << 20), value("go_goroutines")}
 }
 
 // killAtWrite kills a replica as soon as it writes anything but its Lease: before
