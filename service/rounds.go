@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -127,15 +128,19 @@ func (k *keeper) step(ctx context.Context) {
 
 // round looks, decides, tells, and has done what is cleared. An error says that
 // it did not come so far that it counts.
-func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round, now time.Time) error {
+func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round, now time.Time) (err error) {
 	k.began.Store(now.UnixNano())
 	defer k.began.Store(0)
+	ctx, ended := traced(ctx, "round", attribute.Bool("leads", k.leads), attribute.Int("due", len(due)))
+	defer func() { ended(err) }()
 	looking, cancel := context.WithTimeoutCause(ctx, k.o.RoundTimeout, fmt.Errorf("the look took longer than %s", k.o.RoundTimeout))
+	looking, looked := traced(looking, "look")
 	snapshot, err := k.o.Look(looking)
 	if err != nil && looking.Err() != nil {
 		err = errors.Join(context.Cause(looking), err)
 	}
 	cancel()
+	looked(err)
 	if err != nil {
 		return fmt.Errorf("cannot look at the cluster: %w", err)
 	}
@@ -143,7 +148,9 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	o.Renew.Next = nextBatch(c.Config, k.last, now)
 	k.askCAA(ctx, c, snapshot, &o.Consolidate)
 	consent := k.consent(ctx, c, &o.Gate)
+	_, decided := traced(ctx, "decide", attribute.Int("certificates", len(snapshot.Certificates)), attribute.Int("secrets", len(snapshot.Secrets)))
 	r, p, err := controller.RunOnce(snapshot, o)
+	decided(err)
 	result := "success"
 	if err != nil {
 		// A defect of ours: it is told, and nothing is proposed.
@@ -321,6 +328,8 @@ func (k *keeper) tidy(ctx context.Context, c *configuration, consent *Consent, s
 // nothing is, the Collector ends what a leader before has left half done.
 func (k *keeper) collect(ctx context.Context, c *configuration, consent *Consent, s *inventory.Snapshot, cleared gate.Cleared) bool {
 	k.outcomes = outcomes{snapshot: s}
+	ctx, ended := traced(ctx, "collect", attribute.Int("changes", len(cleared.Changes())))
+	defer ended(nil)
 	if k.o.Collector == nil {
 		k.log.Warn("nothing carried out, because this certherd only reports", zap.Int("changes", len(cleared.Changes())))
 		return false

@@ -24,6 +24,7 @@ import (
 	"github.com/certherd/certherd/inventory/live"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/service"
+	"github.com/certherd/certherd/tracing"
 )
 
 // serviceAccountNamespace is where a Pod finds its own namespace.
@@ -112,6 +113,15 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 		o.Collector = func(cluster *rest.Config, c config.Config, h service.Hooks) (service.Collector, error) {
 			return newCollector(cluster, o, c, h)
 		}
+		traced, err := tracing.Start(c.Context(), o.Version, func(err error) { o.Log.Warn("traces not sent", zap.Error(err)) })
+		if err != nil {
+			return err
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context()), 5*time.Second)
+			defer cancel()
+			_ = traced(ctx) // what could not be sent was told
+		}()
 		x, err := service.New(o)
 		if err != nil {
 			return err

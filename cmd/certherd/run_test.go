@@ -29,7 +29,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	collectortrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -341,6 +343,23 @@ var reporting = []string{"leases/certherd/certherd", "events", "configmaps/certh
 
 func TestRun(t *testing.T) {
 	s := newSite(t)
+	var spans sync.Map // their names, as an OpenTelemetry collector gets them
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		m := new(collectortrace.ExportTraceServiceRequest)
+		if err := proto.Unmarshal(body, m); err != nil {
+			t.Error(err)
+		}
+		for _, x := range m.ResourceSpans {
+			for _, scope := range x.ScopeSpans {
+				for _, span := range scope.Spans {
+					spans.Store(span.Name, true)
+				}
+			}
+		}
+	}))
+	defer collector.Close()
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	a := s.start("a")
 	s.await("a leads", a.leads)
 	b := s.start("b")
@@ -469,8 +488,14 @@ func TestRun(t *testing.T) {
 		t.Error("b has kept the lease")
 	}
 	s.await("c leads", c.leads)
+	for _, name := range []string{"round", "look", "decide", "collect"} {
+		if _, ok := spans.Load(name); !ok {
+			t.Errorf("no span is called %q", name)
+		}
+	}
 
 	t.Run("LeavesNothingBehind", func(t *testing.T) {
+		t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "") // the collector's connections end with the test
 		defer goleak.VerifyNone(t, goleak.IgnoreCurrent(),
 			// client-go keeps its connections for the next client.
 			goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"),
