@@ -63,10 +63,12 @@ func (l *look) observeCertificate(ctx context.Context) error {
 }
 
 // some is list for a kind that a cluster need not have: there are none of it where
-// the API server does not know it.
-func some[T any](ctx context.Context, r *Carrier, gvr schema.GroupVersionResource, ns string) ([]*T, []*unstructured.Unstructured, error) {
-	all, raw, err := list[T](ctx, r, gvr, ns)
-	if apierrors.IsNotFound(err) {
+// the API server does not know it, unless it was proposed to switch some.
+func some[T any](ctx context.Context, l *look, kind v1alpha1.ConsumerKind, gvr schema.GroupVersionResource, ns string) ([]*T, []*unstructured.Unstructured, error) {
+	all, raw, err := list[T](ctx, l.Carrier, gvr, ns)
+	if apierrors.IsNotFound(err) && !slices.ContainsFunc(l.c.Spec.Members, func(m v1alpha1.Member) bool {
+		return slices.ContainsFunc(m.Consumers, func(c v1alpha1.Consumer) bool { return c.Kind == kind })
+	}) {
 		return nil, nil, nil
 	}
 	return all, raw, err
@@ -333,7 +335,7 @@ func (x *listening) ready(listeners []string) (bool, string) {
 }
 
 func (l *look) observeGateways(ctx context.Context) error {
-	all, raw, err := some[listening](ctx, l.Carrier, gateways, l.c.Namespace)
+	all, raw, err := some[listening](ctx, l, v1alpha1.ConsumerGateway, gateways, l.c.Namespace)
 	if err != nil {
 		return err
 	}
@@ -346,7 +348,7 @@ func (l *look) observeGateways(ctx context.Context) error {
 }
 
 func (l *look) observeListenerSets(ctx context.Context) error {
-	all, raw, err := some[listening](ctx, l.Carrier, listenerSets, l.c.Namespace)
+	all, raw, err := some[listening](ctx, l, v1alpha1.ConsumerListenerSet, listenerSets, l.c.Namespace)
 	if err != nil {
 		return err
 	}
@@ -356,7 +358,7 @@ func (l *look) observeListenerSets(ctx context.Context) error {
 		at := inventory.Ref{Namespace: cmp.Or(x.Spec.ParentRef.Namespace, x.Namespace), Name: x.Spec.ParentRef.Name}
 		if !looked[at.Namespace] {
 			looked[at.Namespace] = true
-			theirs, _, err := some[listening](ctx, l.Carrier, gateways, at.Namespace)
+			theirs, _, err := some[listening](ctx, l, v1alpha1.ConsumerGateway, gateways, at.Namespace)
 			if err != nil {
 				return err
 			}
@@ -435,7 +437,7 @@ type domainMapping struct {
 // itself; for one without, Knative keeps a KCertificate
 // (knative.dev/serving pkg/reconciler/domainmapping/reconciler.go, tls).
 func (l *look) observeDomainMappings(ctx context.Context) error {
-	all, raw, err := some[domainMapping](ctx, l.Carrier, domainMappings, l.c.Namespace)
+	all, raw, err := some[domainMapping](ctx, l, v1alpha1.ConsumerDomainMapping, domainMappings, l.c.Namespace)
 	if err != nil || len(all) == 0 {
 		return err
 	}
