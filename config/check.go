@@ -43,6 +43,9 @@ func (c Config) check(broken map[string]bool) Errors {
 	if e := c.Batch.Renewals.Early; !(e >= 0 && e <= 1) {
 		k.fail("batch.renewals.early", "it must be from 0%% to 100%%")
 	}
+	if m := c.Batch.Requests.Margin; !(m >= 0 && m <= 1) {
+		k.fail("batch.requests.margin", "it must be from 0%% to 100%%")
+	}
 	return k.errs
 }
 

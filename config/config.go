@@ -278,6 +278,8 @@ type Batch struct {
 	// Renewals are which certificates are renewed together. Whatever is said here,
 	// cert-manager renews each one when it is due.
 	Renewals Renewals `yaml:"renewals"`
+	// Requests are about a cert-manager that runs without its own approver.
+	Requests Requests `yaml:"requests"`
 }
 
 // Renewals is what can be said about renewing certificates together.
@@ -292,6 +294,22 @@ type Renewals struct {
 	// Challenges is how many names ACME servers may be asked about at one time:
 	// cert-manager's --max-concurrent-challenges, which is 60 where nobody has set it.
 	Challenges int `yaml:"challenges" min:"1" max:"10000"`
+}
+
+// Requests is what can be said about approving CertificateRequests in batches.
+type Requests struct {
+	// Approve has certherd approve CertificateRequests, some at once and the others in
+	// batches, whatever the mode is. It is for a cert-manager that runs with
+	// --controllers=*,-certificaterequests-approver: where that approves them
+	// itself, nothing is left to approve. With approver-policy installed, certherd
+	// approves nothing.
+	Approve bool `yaml:"approve"`
+	// Hold is how long a request waits for others at most.
+	Hold Duration `yaml:"hold" min:"1s" max:"24h"`
+	// Margin is how much of its lifetime a certificate is to have left at least: a
+	// request to renew one within it does not wait, nor does one for a certificate
+	// that is not there yet.
+	Margin Share `yaml:"margin"`
 }
 
 //go:embed default.yaml
@@ -331,6 +349,7 @@ func Default() Config {
 		Batch: Batch{
 			Rule:     rule(gate.Batch, "7 * * * *"),
 			Renewals: Renewals{Horizon: Duration(renewing.Horizon), Early: Share(renewing.Early), Largest: renewing.Size, Challenges: renewing.Challenges},
+			Requests: Requests{Hold: Duration(10 * time.Minute), Margin: 0.2},
 		},
 	}
 }
@@ -388,6 +407,11 @@ func (c Config) CarryOptions() carry.Options {
 func (c Config) RenewOptions() renew.Options {
 	x := c.Batch.Renewals
 	return renew.Options{Horizon: time.Duration(x.Horizon), Early: float64(x.Early), Size: x.Largest, Challenges: x.Challenges}
+}
+
+// PacingOptions are how long requests are held where certherd approves them.
+func (c Config) PacingOptions() renew.Pacing {
+	return renew.Pacing{Hold: time.Duration(c.Batch.Requests.Hold), Margin: float64(c.Batch.Requests.Margin)}
 }
 
 // GatewayOptions are the options of package gateway.

@@ -203,7 +203,7 @@ func keyTables(t *testing.T, docs map[string]string) string {
 					continue
 				}
 				if f.Type.Kind() == reflect.Struct {
-					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() || f.Type == reflect.TypeFor[Renewals]() {
+					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() || f.Type == reflect.TypeFor[Renewals]() || f.Type == reflect.TypeFor[Requests]() {
 						var inner []reflect.Value
 						for _, v := range at {
 							inner = append(inner, v.Field(i))

@@ -48,6 +48,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 var (
 	descInfo         = describe("build_info", "Always 1, with the version of certherd.", "version")
 	descWaiting      = describe("changes_waiting", "Changes that wait for a person's approval.")
+	descHeld         = describe("requests_held", "CertificateRequests that this replica holds for their batch.")
 	descStopped      = describe("stopped", "1 when the circuit breaker has stopped everything until a person resumes, else 0.")
 	descUnread       = describe("gateways_unread", "What of the gateways could not be read when it was last tried, on the leader.")
 	descLeader       = describe("leader", "1 while this replica leads, else 0.")
@@ -67,7 +68,7 @@ type state struct{ *Service }
 
 func (s state) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descStopped, descUnread,
+		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descHeld, descStopped, descUnread,
 	} {
 		ch <- d
 	}
@@ -90,6 +91,7 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(descWaiting, float64(s.waiting.Load()))
+	gauge(descHeld, float64(s.held.Load()))
 	r := &p.report
 	gauge(descLastRound, float64(r.TakenAt.UnixMilli())/1000)
 	gauge(descCertificates, float64(r.Summary.Certificates))

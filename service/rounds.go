@@ -38,6 +38,7 @@ func (s *Service) keep(ctx context.Context, leads bool) {
 		k.begin(ctx)
 		k.carrying = k.carry(ctx)
 		defer k.carrying.end()
+		defer k.approve(ctx)()
 	}
 	for ctx.Err() == nil {
 		k.step(ctx)

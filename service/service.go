@@ -128,6 +128,7 @@ type Service struct {
 	stopped atomic.Bool  // by the circuit breaker
 	unread  atomic.Int64 // gateways, when they were last read
 	waiting atomic.Int64 // changes that wait for a person
+	held    atomic.Int64 // requests that wait for their batch
 
 	serious map[string]bool
 

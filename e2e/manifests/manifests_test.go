@@ -42,7 +42,7 @@ import (
 )
 
 // folders are those of manifests/ that one applies.
-var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "carry", "renew", "example"}
+var folders = []string{"audit", "propose", "enforce", "namespaced", "cli", "cli-no-secrets", "operator", "crd", "carry", "renew", "approve", "example"}
 
 func gvr(group, version, resource string) schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: group, Version: version, Resource: resource}
@@ -116,6 +116,12 @@ func TestCarryGrantsWhatItNeeds(t *testing.T) { grantsExactly(t, "carry", carryl
 
 // TestRenewGrantsWhatItNeeds: TestRenewals of e2e/service runs with just these rights.
 func TestRenewGrantsWhatItNeeds(t *testing.T) { grantsExactly(t, "renew", renewlive.Rights()) }
+
+// TestApproveGrantsWhatItNeeds: TestRequestsAreApprovedInBatches of e2e/service runs
+// with just these rights.
+func TestApproveGrantsWhatItNeeds(t *testing.T) {
+	grantsExactly(t, "approve", renewlive.ApproverRights())
+}
 
 func grantsExactly(t *testing.T, folder string, rights []rbacv1.PolicyRule) {
 	s := &site{T: t}
