@@ -10,6 +10,7 @@
 package config
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"math"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/certherd/certherd/carry"
+	"github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/gateway"
@@ -407,6 +409,34 @@ func (c Config) CarryOptions() carry.Options {
 func (c Config) RenewOptions() renew.Options {
 	x := c.Batch.Renewals
 	return renew.Options{Horizon: time.Duration(x.Horizon), Early: float64(x.Early), Size: x.Largest, Challenges: x.Challenges}
+}
+
+// RenewalWindows are the windows of batch as cert-manager takes them, looked at from a
+// time on; none where one of them cannot be told in its words.
+func (c Config) RenewalWindows(now time.Time) live.Windows {
+	r := c.Batch.Rule
+	terms := c.terms(r)
+	var out live.Windows
+	for i, w := range r.Windows {
+		x := live.Window{Cron: w.Schedule, TimeZone: cmp.Or(w.TimeZone, r.TimeZone, c.TimeZone), Duration: time.Duration(w.Duration)}
+		if strings.Contains(w.Schedule, "TZ=") {
+			x.TimeZone = "" // it names one itself
+		}
+		if terms.Windows[i].Next(now).IsZero() {
+			return live.Windows{}
+		}
+		out.List = append(out.List, x)
+	}
+	at := now
+	for end := now.AddDate(1, 0, 0); len(out.List) > 0 && at.Before(end); {
+		next := c.opening(r, at)
+		if next.IsZero() {
+			return live.Windows{}
+		}
+		out.Every = max(out.Every, next.Sub(at))
+		at = next
+	}
+	return out
 }
 
 // PacingOptions are how long requests are held where certherd approves them.

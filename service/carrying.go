@@ -60,6 +60,9 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 	o := live.Defaults()
 	o.Options = c.CarryOptions()
 	o.Gap, o.Gateway, o.Unprobed = time.Duration(c.Consolidate.Gap), c.Consolidate.Gateway, !c.Consolidate.Probe
+	if c.Batch.Mode == gate.Enforce {
+		o.Windows = c.RenewalWindows(time.Now())
+	}
 	gateways, err := k.watchRejections(c.Config)
 	stopped := ""
 	o.Hold = func(y *v1alpha1.Consolidation) string {

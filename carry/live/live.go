@@ -34,6 +34,9 @@ type Options struct {
 	// Gateway is the address (host:port) at which handshakes are made. If it is
 	// empty, it is the one in the status of the consumer, port 443.
 	Gateway string
+	// Windows are when wildcards of cert-manager's own kind may be renewed; Knative would
+	// take them out of its own.
+	Windows Windows
 	// Unprobed goes on without handshakes.
 	Unprobed bool
 	// Hold says why a consolidation may not begin, nor switch; empty if nothing
@@ -65,6 +68,7 @@ func Defaults() Options { return Options{Options: carry.Defaults(), Gap: 30 * ti
 // Carrier carries consolidations out. It is for one goroutine, and for one leader.
 type Carrier struct {
 	o        Options
+	cfg      *rest.Config
 	objects  dynamic.Interface
 	metadata metadata.Interface
 	memory   map[string]*memory // by UID of the Consolidation
@@ -103,7 +107,7 @@ func New(cfg *rest.Config, o Options) (*Carrier, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Carrier{o: o, objects: objects, metadata: m, memory: map[string]*memory{}}, nil
+	return &Carrier{o: o, cfg: cfg, objects: objects, metadata: m, memory: map[string]*memory{}}, nil
 }
 
 // The times between two looks.

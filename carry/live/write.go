@@ -136,6 +136,9 @@ func (l *look) template(ctx context.Context) (*unstructured.Unstructured, error)
 			return nil, err
 		}
 	}
+	if renewal := l.renewal(like); renewal != nil {
+		spec["renewal"] = renewal
+	}
 	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": inventory.GroupCertManager + "/v1", "kind": "Certificate", "spec": spec}}
 	// Labels choose the solver (cert-manager pkg/util/solverpicker).
 	labels := map[string]string{}

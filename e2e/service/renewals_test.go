@@ -25,6 +25,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
 
+	carrylive "github.com/certherd/certherd/carry/live"
+	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
@@ -399,5 +401,56 @@ func TestRequestsAreApprovedInBatches(t *testing.T) {
 		}
 	}); len(got) < 4 {
 		t.Errorf("approved: %v", got)
+	}
+}
+
+// TestRenewalWindowsAreTaken: a Certificate with the windows that wildcards are made
+// with is Ready, and is to be renewed inside of one.
+func TestRenewalWindowsAreTaken(t *testing.T) {
+	const home, ns = "windows-5c2", "windowed-5c2"
+	s := newSite(t, home)
+	s.must(s.cluster.Namespaces(t.Context(), ns))
+	if served, err := carrylive.RenewalWindowsServed(s.admin); err != nil || !served {
+		t.Fatalf("spec.renewal.windows is served: %v %v", served, err)
+	}
+	s.serve(ns, "like")
+	var like *unstructured.Unstructured
+	s.await("a certificate to be issued", func() (ok bool) {
+		_, ok = s.revisions(ns)
+		u, err := s.cluster.Dynamic.Resource(certificates).Namespace(ns).Get(t.Context(), "like", metav1.GetOptions{})
+		s.must(err)
+		like = u
+		_, due, _ := unstructured.NestedString(u.Object, "status", "renewalTime")
+		return ok && due
+	})
+	c := config.Default()
+	c.Batch.Windows = []config.Window{{Schedule: "0 2 * * tue", Duration: config.Duration(2 * time.Hour), TimeZone: "America/Denver"}}
+	windows := c.RenewalWindows(time.Now()).Renewal(like)
+	if windows == nil {
+		t.Fatal("a weekly window is too seldom for 90 days")
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "cert-manager.io/v1", "kind": "Certificate", "metadata": map[string]any{"name": "windowed", "namespace": ns},
+		"spec": map[string]any{"secretName": "windowed", "dnsNames": []any{"*." + ns + ".example.test"}, "issuerRef": map[string]any{"name": "ca", "kind": "ClusterIssuer"}, "renewal": windows},
+	}}
+	_, err := s.cluster.Dynamic.Resource(certificates).Namespace(ns).Create(t.Context(), u, metav1.CreateOptions{FieldValidation: "Strict"})
+	s.must(err)
+	var due time.Time
+	s.await("it to be issued", func() bool {
+		r, ok := s.revisions(ns)
+		u, err := s.cluster.Dynamic.Resource(certificates).Namespace(ns).Get(t.Context(), "windowed", metav1.GetOptions{})
+		s.must(err)
+		text, _, _ := unstructured.NestedString(u.Object, "status", "renewalTime")
+		due, err = time.Parse(time.RFC3339, text)
+		return err == nil && ok && r["windowed"] == 1
+	})
+	denver, err := time.LoadLocation("America/Denver")
+	s.must(err)
+	if at := due.In(denver); at.Weekday() != time.Tuesday || at.Hour() < 2 || at.Hour() >= 4 {
+		t.Errorf("it is to be renewed at %s", at)
+	}
+	c.Batch.Windows[0].Schedule = "0 2 1 * *"
+	if got := c.RenewalWindows(time.Now()).Renewal(like); got != nil {
+		t.Errorf("a monthly window is said to do for 90 days: %v", got)
 	}
 }
