@@ -27,8 +27,10 @@ type Options struct {
 	// (cert-manager's --max-concurrent-challenges). 0 lets nothing be renewed.
 	Size, Challenges int
 	// Next, if not zero, is when the next batch may be renewed: this one waits for
-	// that if nothing becomes due before, because there will be more in it then.
-	Next time.Time
+	// that if nothing becomes due before, because there will be more in it then. Slack
+	// is how late that may be, as rounds take their time.
+	Next  time.Time
+	Slack time.Duration
 	// Limits, if set, gives for a Snapshot what says why a certificate must not be
 	// issued again yet, because its authority would refuse it, or soon could; empty
 	// when it may be, and is then taken to be.
@@ -112,7 +114,7 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 		b.Certificates = nil
 		return b
 	}
-	if first := b.Certificates[0].Renewal; !o.Next.IsZero() && o.Next.After(s.Taken) && first.After(o.Next) {
+	if first := b.Certificates[0].Renewal; !o.Next.IsZero() && o.Next.After(s.Taken) && first.After(o.Next.Add(o.Slack)) {
 		b.Until = o.Next
 	}
 	return b

@@ -71,12 +71,19 @@ func (k *keeper) renew(ctx context.Context, c *configuration, consent *Consent, 
 	return k.outcomes.open == 0
 }
 
+// maxSlack is how late a round is taken to begin at most.
+const maxSlack = 10 * time.Minute
+
 // nextBatch is when certificates can be renewed together again after a round at now:
-// in the next round of the rule that begins inside of a window. Zero where nobody
-// can tell.
-func nextBatch(c config.Config, last map[gate.Rule]time.Time, now time.Time) time.Time {
+// in the next round of the rule that begins inside of a window, or the one after that
+// if that one is late. Zero where nobody can tell.
+func nextBatch(c config.Config, last map[gate.Rule]time.Time, now time.Time) (next time.Time, slack time.Duration) {
 	if c.Batch.Mode != gate.Enforce {
-		return time.Time{} // a person who is asked wants time to answer
+		return time.Time{}, 0 // a person who is asked wants time to answer
 	}
-	return c.NextInWindow(gate.Batch, last, now)
+	if next = c.NextInWindow(gate.Batch, last, now); next.IsZero() {
+		return next, 0
+	}
+	second := c.NextInWindow(gate.Batch, map[gate.Rule]time.Time{gate.Batch: next}, next)
+	return next, max(0, min(second.Sub(next), maxSlack))
 }

@@ -146,7 +146,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		return fmt.Errorf("cannot look at the cluster: %w", err)
 	}
 	o := controller.Options{Namespaces: k.o.Namespaces, GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Renew: c.RenewOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
-	o.Renew.Next = nextBatch(c.Config, k.last, now)
+	o.Renew.Next, o.Renew.Slack = nextBatch(c.Config, k.last, now)
 	k.askCAA(ctx, c, snapshot, &o.Consolidate)
 	consent := k.consent(ctx, c, &o.Gate)
 	_, decided := traced(ctx, "decide", attribute.Int("certificates", len(snapshot.Certificates)), attribute.Int("secrets", len(snapshot.Secrets)))

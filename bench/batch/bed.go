@@ -80,16 +80,19 @@ spec:
   tls: [{hosts: [{{.Name}}.renewed.example.test], secretName: {{.Name}}, secretNamespace: renewed}]
 `
 
-// configuration has certificates renewed together that would be due before the next
-// but one batch.
+// configuration has certificates renewed together that are due within the hour that
+// they live.
 const configuration = `
 batch:
   mode: enforce
-  schedule: "@every 5s"
+  schedule: "@every 10s"
   renewals: {horizon: 1h, early: 95%, largest: 1000}
 `
 
 func newBed(ctx context.Context, s settings, a arm) (*bed, error) {
+	if _, err := config.Parse([]byte(configuration)); err != nil {
+		return nil, err
+	}
 	b := &bed{settings: s, arm: a}
 	o := stack.Options{Level: stack.Full, Out: os.Stderr}
 	if a.relay {
