@@ -87,15 +87,21 @@ func run(ctx context.Context) error {
 			}
 		}
 	}()
-	for i, a := range wanted {
-		progress("%s: starting a stack and making %d services", a.name, s.Services)
-		if beds[i], err = newBed(ctx, s, a); err != nil {
-			return fmt.Errorf("%s: %w", a.name, err)
-		}
-	}
 	results := make([]result, len(beds))
 	errs := make([]error, len(beds))
 	var running sync.WaitGroup
+	for i, a := range wanted {
+		progress("%s: starting a stack and making %d services", a.name, s.Services)
+		running.Go(func() {
+			if beds[i], errs[i] = newBed(ctx, s, a); errs[i] != nil {
+				errs[i] = fmt.Errorf("%s: %w", a.name, errs[i])
+			}
+		})
+	}
+	running.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
 	progress("counting for %s", s.For)
 	for i, b := range beds {
 		running.Go(func() { results[i], errs[i] = b.measure(ctx) })
