@@ -108,7 +108,8 @@ kind: ConfigMap
 metadata: {name: certherd, namespace: ` + home + `}
 data:
   config.yaml: |
-    gc: {minAge: 0s, secretDeletionsPerMinute: 600}
+    maxShare: 100%
+    gc: {minAge: 0s, secretDeletionsPerMinute: 600, budget: {count: 1000, share: 100%} }
     consolidate: {mode: propose, soak: 5s, gateway: "{{.}}"}
 `
 

@@ -38,6 +38,7 @@ import (
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
 	"github.com/certherd/certherd/proposal"
@@ -324,6 +325,7 @@ func (s *sweeper) round(ctx context.Context) error {
 	}
 	co := controller.Defaults()
 	co.GC.MinAge = 0
+	co.Gate = gate.Policy{Terms: map[gate.Rule]gate.Terms{gate.GC: {Budget: gate.Budget{Count: gate.NoLimit, Share: 1}}}, MaxShare: 1}
 	cleared, held, err := controller.Sweep(snapshot, co, old)
 	if err != nil {
 		return err
