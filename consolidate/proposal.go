@@ -208,7 +208,7 @@ func (l *look) risks(g *group) *v1alpha1.Risks {
 	var drained, hazard []string
 	for _, w := range l.gateways {
 		drained = append(drained, fmt.Sprintf("at the switch %s ends the connections of %s that are still open after %d s", w.Workload.Ref, count(len(g.hosts()), "host"), w.Workload.DrainSeconds))
-		if shared && w.Workload.DrainSeconds < longestRequest(l.s) {
+		if shared && !w.Now.Relay && w.Workload.DrainSeconds < longestRequest(l.s) {
 			of := "Kourier"
 			if w.version != "" {
 				of += " " + w.version
@@ -274,7 +274,7 @@ func (l *look) blockers(g *group) []blocker {
 	}
 	if _, shared := g.chains(); shared && !l.o.AcceptDrains {
 		for _, w := range l.gateways {
-			if n := longestRequest(l.s); w.Workload.DrainSeconds < n {
+			if n := longestRequest(l.s); !w.Now.Relay && w.Workload.DrainSeconds < n {
 				add("%s drains for %d s, and requests may last %d s: set its DRAIN_TIME_SECONDS to %d, or consolidate.acceptDrains: true in the configuration", w.Workload.Ref, w.Workload.DrainSeconds, n, n)
 			}
 		}

@@ -272,11 +272,15 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 			ChurnNow: g.Now.UnderChurn(cost.EventsPerSecond), ChurnAfter: g.After.UnderChurn(cost.EventsPerSecond),
 			Limit: cost.MiB(g.Workload.MemoryLimit),
 		}
-		r.Gateways = append(r.Gateways, report.Gateway{
+		x := report.Gateway{
 			Object: report.Ref(g.Workload.Ref), Controller: g.Workload.Controller, Hosts: g.Hosts,
 			Certificates: report.NowAfter{Now: g.CertificatesNow, After: g.CertificatesAfter},
 			MemoryMiB:    m, DrainSeconds: g.Workload.DrainSeconds,
-		})
+		}
+		if g.Now.Relay {
+			x.Relay = (*report.Ref)(&g.Workload.Relay)
+		}
+		r.Gateways = append(r.Gateways, x)
 		if r.Summary.GatewayMemoryMiB == nil {
 			r.Summary.GatewayMemoryMiB = new(report.Memory)
 		}

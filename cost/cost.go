@@ -21,6 +21,9 @@ type Shape struct {
 	// DrainSeconds is how long Envoy keeps what an update has replaced
 	// (--drain-time-s).
 	DrainSeconds int
+	// Relay says that certherd-relay stands before the gateway: each certificate is
+	// loaded once, as a secret, and neither scaling nor a renewal replaces a listener.
+	Relay bool
 }
 
 // The constants, measured with Envoy 1.40.0 (1.36.2 differs by 2 %), net-kourier
@@ -31,6 +34,7 @@ const (
 	serviceMiB = 0.1222      // routes, virtual hosts and cluster of one service
 	chainMiB   = 69.3 / 1024 // a filter chain with its own certificate, in both of Kourier's TLS listeners
 	pemMiB     = 16.7 / 1024 // and for each KiB of its PEM, which both have inlined
+	relayPEM   = 10.2 / 1024 // the same behind the relay, where one secret serves both
 	usualKiB   = 6.75        // an RSA-2048 leaf, two intermediates and the key
 	sharedMiB  = 0.0183      // a further host in a shared chain
 	copyMiB    = 6.75 / 1024 // what one update keeps of a chain until it has drained
@@ -44,7 +48,11 @@ const (
 
 // AtRest is the anonymous resident memory in MiB after everything has settled.
 func (s Shape) AtRest() float64 {
-	return round(emptyMiB + serviceMiB*float64(s.Services) + s.chain(chainMiB, pemMiB)*float64(s.Chains) + sharedMiB*float64(s.Shared))
+	pem := pemMiB
+	if s.Relay {
+		pem = relayPEM
+	}
+	return round(emptyMiB + serviceMiB*float64(s.Services) + s.chain(chainMiB, pem)*float64(s.Chains) + sharedMiB*float64(s.Shared))
 }
 
 // UnderChurn is the peak in MiB when events arrive at a steady rate (events per
@@ -55,8 +63,12 @@ func (s Shape) UnderChurn(eventsPerSecond float64) float64 {
 	return round(s.AtRest() + s.Copies(eventsPerSecond)*s.UpdateMiB())
 }
 
-// UpdateMiB is what one update keeps alive until the drain time is over.
+// UpdateMiB is what one update keeps alive until the drain time is over: nothing
+// behind the relay.
 func (s Shape) UpdateMiB() float64 {
+	if s.Relay {
+		return 0
+	}
 	plain := max(0, s.Services-s.Chains-s.Shared)
 	return s.chain(copyMiB, copyPEM)*float64(s.Chains) + copyShared*float64(s.Shared) + copyNone*float64(plain)
 }
@@ -80,13 +92,13 @@ func (s Shape) Copies(eventsPerSecond float64) float64 {
 }
 
 // Fit is the largest number of services with a certificate each that limitMiB
-// holds, at rest and under churn at the given rate.
-func Fit(limitMiB float64, drainSeconds int, eventsPerSecond float64) (atRest, underChurn int) {
+// holds on a gateway like s, at rest and under churn at the given rate.
+func (s Shape) Fit(limitMiB, eventsPerSecond float64) (atRest, underChurn int) {
 	fits := func(load func(Shape) float64) int {
 		lo, hi := 0, 1<<20
 		for lo < hi {
 			mid := (lo + hi + 1) / 2
-			if load(Shape{Services: mid, Chains: mid, DrainSeconds: drainSeconds}) <= limitMiB {
+			if load(Shape{Services: mid, Chains: mid, DrainSeconds: s.DrainSeconds, Relay: s.Relay}) <= limitMiB {
 				lo = mid
 			} else {
 				hi = mid - 1

@@ -30,6 +30,10 @@ func TestModelAgainstMeasurements(t *testing.T) {
 		{"1000, a Secret each, P-256", Shape{Services: 1000, Chains: 1000, ChainKiB: 4.02}, 274.4, false, .1},
 		{"1000, a Secret each, P-256 without intermediates", Shape{Services: 1000, Chains: 1000, ChainKiB: 1.78}, 237.3, false, .1},
 		{"5000, a Secret each, P-256 without intermediates", Shape{Services: 5000, Chains: 5000, ChainKiB: 1.78}, 1040.5, false, .1},
+		{"50, behind the relay", Shape{Services: 50, Chains: 50, DrainSeconds: 15, Relay: true}, 30, true, .1},
+		{"200, behind the relay", Shape{Services: 200, Chains: 200, DrainSeconds: 15, Relay: true}, 69, true, .1},
+		{"500, behind the relay", Shape{Services: 500, Chains: 500, DrainSeconds: 15, Relay: true}, 146, true, .1},
+		{"1000, behind the relay", Shape{Services: 1000, Chains: 1000, DrainSeconds: 15, Relay: true}, 271, true, .1},
 		{"1000, no TLS", Shape{Services: 1000}, 137.4, false, .1},
 		{"500, a Secret each, an event a second", Shape{Services: 500, Chains: 500, DrainSeconds: 15}, 522, true, .25},
 		{"1000, a Secret each, an event a second", Shape{Services: 1000, Chains: 1000, DrainSeconds: 15}, 801.7, true, .25},
@@ -47,7 +51,7 @@ func TestModelAgainstMeasurements(t *testing.T) {
 }
 
 func TestFitIsWhatTheLimitHolds(t *testing.T) {
-	rest, churn := Fit(800, 15, 1)
+	rest, churn := Shape{DrainSeconds: 15}.Fit(800, 1)
 	for n, load := range map[int]func(Shape) float64{rest: Shape.AtRest, churn: func(s Shape) float64 { return s.UnderChurn(1) }} {
 		at := func(n int) float64 { return load(Shape{Services: n, Chains: n, DrainSeconds: 15}) }
 		if at(n) > 800 || at(n+1) <= 800 {

@@ -57,7 +57,7 @@ func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 		}
 		g.CertificatesAfter = len(after)
 		shape := func(chains int) Shape {
-			return Shape{Services: services, Chains: chains, Shared: entries - chains, ChainKiB: kib / float64(max(1, g.CertificatesNow)), DrainSeconds: w.DrainSeconds}
+			return Shape{Services: services, Chains: chains, Shared: entries - chains, ChainKiB: kib / float64(max(1, g.CertificatesNow)), DrainSeconds: w.DrainSeconds, Relay: !w.Relay.IsZero()}
 		}
 		g.Now, g.After = shape(g.CertificatesNow), shape(g.CertificatesAfter)
 		out = append(out, g)
@@ -156,7 +156,13 @@ func gatewayMemory(s *inventory.Snapshot, moves Moves) []plan.Finding {
 		if limit == 0 || churn <= limit {
 			continue
 		}
-		rest, underChurn := Fit(limit, g.Workload.DrainSeconds, EventsPerSecond)
+		rest, underChurn := g.Now.Fit(limit, EventsPerSecond)
+		if g.Now.Relay {
+			out = append(out, plan.Finding{Reason: plan.GatewayMemory, Object: g.Workload.Ref, Verdict: inventory.Used,
+				Message: fmt.Sprintf("%d certificates for %d services: %.0f MiB through %s, and the limit is %.0f MiB, which holds %d such services; it would take a limit of %d MiB",
+					g.CertificatesNow, g.Now.Services, churn, g.Workload.Relay, limit, underChurn, Limit(churn))})
+			continue
+		}
 		message := fmt.Sprintf("%d certificates for %d services: %.0f MiB at rest, %.0f MiB with one event per second and a drain time of %d s, and the limit is %.0f MiB; "+
 			"the limit holds %d such services at rest and %d under churn; it would take a limit of %d MiB",
 			g.CertificatesNow, g.Now.Services, g.Now.AtRest(), churn, g.Workload.DrainSeconds, limit, rest, underChurn, Limit(churn))
@@ -178,7 +184,7 @@ func MiB(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 // drainHazard: Kourier puts the hosts of a shared chain in another order in
 // each push (net-kourier pkg/generator/sni.go ranges over a map), so that Envoy replaces
 // the chain at every event of any service, and ends what is still open on it when the
-// drain time is over.
+// drain time is over. Behind the relay the order stays, and so does the chain.
 func drainHazard(s *inventory.Snapshot, moves Moves) []plan.Finding {
 	longest := s.Settings.MaxRevisionTimeoutSeconds
 	if longest == 0 {
@@ -188,7 +194,7 @@ func drainHazard(s *inventory.Snapshot, moves Moves) []plan.Finding {
 	now, later := sharedHosts(s, nil), sharedHosts(s, moves)
 	for _, g := range Gateways(s, moves) {
 		drain := g.Workload.DrainSeconds
-		if drain >= longest {
+		if drain >= longest || g.Now.Relay {
 			continue
 		}
 		var related []inventory.Ref

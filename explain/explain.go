@@ -146,7 +146,10 @@ func secretNode(s *inventory.Snapshot, ref inventory.Ref, relation string) Node 
 				c := Node{Relation: "served by", Object: x.Ref, Note: strings.Join(t.Hosts, ", ") + " (" + t.Field + ")"}
 				if g := gatewayOf(s, x); g != nil {
 					note := fmt.Sprintf("drain time %d s", g.DrainSeconds)
-					if g.Controller == "kourier" {
+					switch {
+					case !g.Relay.IsZero():
+						note = "once, as a secret of certherd-relay in " + g.Relay.String() + ", " + note
+					case g.Controller == "kourier":
 						note = "inlined in both TLS listeners, " + note
 					}
 					c.Children = []Node{{Relation: "loaded by", Object: g.Ref, Note: note}}

@@ -51,6 +51,7 @@ type Collector struct {
 	authorities map[IssuerRef]*authority
 	chains      map[IssuerRef]chain
 	parents     map[Ref]Ref // the Gateways of ListenerSets
+	relays      relays
 }
 
 // target is what one of the Matcher's names stands for.
@@ -979,6 +980,7 @@ func (c *Collector) Snapshot(taken time.Time) *Snapshot {
 		c.o.Chains = append(c.o.Chains, Chain{issuer, x.bytes})
 	}
 	c.inherit()
+	c.relays.settle(c.o.Workloads)
 	o, gaps := c.o, c.gaps
 	*c = Collector{} // what it holds besides is as much again
 	return New(taken, o, edges, gaps)

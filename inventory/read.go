@@ -560,7 +560,8 @@ func conditionTrue(conditions []metav1.Condition, typ string) bool {
 	return slices.ContainsFunc(conditions, func(c metav1.Condition) bool { return c.Type == typ && c.Status == metav1.ConditionTrue })
 }
 
-// workload keeps a Deployment or DaemonSet that runs Envoy as a gateway.
+// workload keeps a Deployment or DaemonSet that runs Envoy as a gateway, or the
+// relay.
 func (c *Collector) workload(kind string, m *metav1.ObjectMeta, spec *corev1.PodSpec, replicas *int32) {
 	for _, container := range spec.Containers {
 		args := expanded(slices.Concat(container.Command, container.Args), container.Env)
@@ -583,8 +584,10 @@ func (c *Collector) workload(kind string, m *metav1.ObjectMeta, spec *corev1.Pod
 		w.DrainSeconds = flagValue(args, "--drain-time-s", w.DrainSeconds)
 		w.Concurrency = flagValue(args, "--concurrency", 0)
 		c.o.Workloads = append(c.o.Workloads, w)
+		c.seeMounted(spec)
 		return
 	}
+	c.seeRelay(kind, m, spec)
 }
 
 // expanded puts the values of environment variables in place of $(NAME), as a
@@ -615,9 +618,13 @@ func flagValue(args []string, flag string, otherwise int) int {
 	return otherwise
 }
 
-// configMap reads Knative's settings from its system namespace.
+// configMap reads Knative's settings from its system namespace, and what Envoys get
+// their configuration from.
 func (c *Collector) configMap(o *corev1.ConfigMap) {
 	s := &c.o.Settings
+	if HoldsBootstrap(o.Name) && o.Data[BootstrapKey] != "" {
+		c.seeBootstrap(o)
+	}
 	if o.Namespace != "knative-serving" {
 		return
 	}

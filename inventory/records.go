@@ -237,6 +237,9 @@ type Workload struct {
 	DrainSeconds int    // --drain-time-s; Envoy's default is 600
 	Replicas     int
 	Concurrency  int // --concurrency, 0 when not given
+	// Relay runs certherd-relay, where the gateway gets its configuration through
+	// that: another Deployment, or the gateway's own for a sidecar. Else it is zero.
+	Relay Ref
 }
 
 // Settings are the parts of Knative's ConfigMaps that decide what a

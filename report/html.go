@@ -168,7 +168,7 @@ func newPage(r *Report, o Options) page {
 	p.Namespaces.arrange()
 	for _, g := range r.Gateways {
 		p.Gateways.Shown = append(p.Gateways.Shown, pair{Name: g.Object.Namespace + "/" + g.Object.Name,
-			Note: g.Controller, Now: g.Certificates.Now, After: g.Certificates.After})
+			Note: g.configuredBy(), Now: g.Certificates.Now, After: g.Certificates.After})
 		p.Memories = append(p.Memories, newMemoryPicture(g))
 	}
 	p.Gateways.arrange()

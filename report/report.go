@@ -83,6 +83,17 @@ type Gateway struct {
 	Certificates NowAfter `json:"certificates"`
 	MemoryMiB    Memory   `json:"memoryMiB"`
 	DrainSeconds int      `json:"drainSeconds"`
+	// Relay runs certherd-relay, where the gateway gets its configuration through
+	// that: certificates are loaded once, and churn replaces no listener.
+	Relay *Ref `json:"relay,omitempty"`
+}
+
+// configuredBy is who configures the gateway.
+func (g Gateway) configuredBy() string {
+	if g.Relay != nil {
+		return g.Controller + ", relayed"
+	}
+	return g.Controller
 }
 
 // Ref names an API object. Group is empty for the core group, Namespace for

@@ -255,7 +255,7 @@ func (t *terminal) counts(r *Report) {
 		if m.Limit > 0 {
 			limit = mib(m.Limit)
 		}
-		rows = append(rows, []cell{{text: visible(g.Object.String())}, {text: visible(g.Controller)}, {text: thousands(g.Hosts)},
+		rows = append(rows, []cell{{text: visible(g.Object.String())}, {text: visible(g.configuredBy())}, {text: thousands(g.Hosts)},
 			{text: nowAfter(g.Certificates)}, {text: mib(m.Now) + " → " + mib(m.After)},
 			{text: mib(m.ChurnNow) + " → " + mib(m.ChurnAfter)}, {text: limit}, {text: fmt.Sprintf("%d s", g.DrainSeconds)}})
 	}

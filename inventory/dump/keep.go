@@ -1,6 +1,10 @@
 package dump
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/certherd/certherd/inventory"
+)
 
 // A written dump holds of each object only what inventory makes its record of:
 // the fields below, one kind a paragraph. {} keeps that a field or an element is
@@ -14,10 +18,14 @@ Namespace
 ConfigMap data
 
 Deployment.apps spec.replicas
+	spec.template.spec.volumes.configMap.name
+	spec.template.spec.initContainers.name spec.template.spec.initContainers.command spec.template.spec.initContainers.args
 	spec.template.spec.containers.name spec.template.spec.containers.image
 	spec.template.spec.containers.command spec.template.spec.containers.args
 	spec.template.spec.containers.resources.limits
 DaemonSet.apps
+	spec.template.spec.volumes.configMap.name
+	spec.template.spec.initContainers.name spec.template.spec.initContainers.command spec.template.spec.initContainers.args
 	spec.template.spec.containers.name spec.template.spec.containers.image
 	spec.template.spec.containers.command spec.template.spec.containers.args
 	spec.template.spec.containers.resources.limits
@@ -163,7 +171,8 @@ func keptAnnotation(key string) bool {
 var keptFlags = []string{"--drain-time-s", "--concurrency"}
 
 // cutArgs leaves of a container's command line the flags of keptFlags with
-// their numbers, and three dots where something else stood.
+// their numbers and what inventory knows the relay by, and three dots where
+// something else stood.
 func cutArgs(args []any) []any {
 	out := []any{}
 	value := false // the next word is a kept flag's
@@ -177,7 +186,10 @@ func cutArgs(args []any) []any {
 		var words []string
 		for _, w := range strings.Fields(s) {
 			flag, number, assigned := strings.Cut(w, "=")
+			relay, ofRelay := inventory.RelayWord(w)
 			switch known := contains(keptFlags, flag); {
+			case ofRelay:
+				words = append(words, relay)
 			case value && digits(w), known && assigned && digits(number), known && !assigned:
 				words = append(words, w)
 			case known:

@@ -192,11 +192,21 @@ func special(kind string, m map[string]any) {
 				delete(data, k)
 			}
 		}
+		metadata, _ := m["metadata"].(map[string]any)
+		name, _ := metadata["name"].(string)
+		if text, ok := data[inventory.BootstrapKey].(string); ok && inventory.HoldsBootstrap(name) {
+			// Of a bootstrap configuration only the xDS server's host, and nothing that lies
+			// beside it.
+			clear(data)
+			data[inventory.BootstrapKey] = inventory.Bootstrap(inventory.XDSServers(text))
+		}
 	case "Deployment", "DaemonSet":
-		for _, c := range at(m, "spec", "template", "spec", "containers") {
-			for _, k := range []string{"command", "args"} {
-				if args, ok := c[k].([]any); ok {
-					c[k] = cutArgs(args)
+		for _, list := range []string{"containers", "initContainers"} {
+			for _, c := range at(m, "spec", "template", "spec", list) {
+				for _, k := range []string{"command", "args"} {
+					if args, ok := c[k].([]any); ok {
+						c[k] = cutArgs(args)
+					}
 				}
 			}
 		}
