@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,10 +16,6 @@ import (
 	"time"
 
 	"golang.org/x/net/websocket"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	"github.com/certherd/certherd/e2e/stack"
 )
 
 const services = 30
@@ -48,21 +42,6 @@ func (w *world) served(t *testing.T, names []string) {
 	for _, name := range names {
 		until(t, name+" to be served", func() error { _, err := w.answer(name); return err })
 	}
-}
-
-// ready says why net-kourier does not call an ingress Ready yet.
-func (w *world) ready(t *testing.T, name string) error {
-	object, err := w.dynamic.Resource(kIngresses).Namespace(namespace).Get(t.Context(), name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	conditions, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
-	for _, c := range conditions {
-		if c, ok := c.(map[string]any); ok && c["type"] == "Ready" && c["status"] == "True" {
-			return nil
-		}
-	}
-	return fmt.Errorf("its conditions are %v", conditions)
 }
 
 func named(prefix string, n int) (names []string) {
@@ -242,76 +221,35 @@ func TestNoRequestIsCut(t *testing.T) {
 	}
 }
 
-// TestKill kills each part under traffic. A request may fail only while there is
-// no gateway, which would be so without the relay.
-func TestKill(t *testing.T) {
+// TestStartWithoutController starts a gateway while the controller does not answer:
+// it gets the last state.
+func TestStartWithoutController(t *testing.T) {
 	w := stackWithRelay(t)
-	names := named("kept", 4)
+	names := named("kept", 2)
 	w.serve(t, names, "")
 	w.settle(t)
-	// traffic asks all the time, until something is done, and says what failed.
-	traffic := func(until func()) (asked int, failed []error) {
-		stop, done := make(chan struct{}), make(chan struct{})
-		go func() {
-			defer close(done)
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				case <-time.After(10 * time.Millisecond):
-				}
-				asked++
-				if _, err := w.answer(names[i%len(names)]); err != nil {
-					failed = append(failed, err)
-				}
-			}
-		}()
-		until()
-		close(stop)
-		<-done
-		return asked, failed
-	}
-	// followed waits until an event gets through from the controller to Envoy.
-	followed := func(what string) {
-		serial := w.secret(t, names[0], host(names[0]))
-		until(t, "a renewal to get through after "+what, func() error {
-			got, err := w.answer(names[0])
-			if err == nil && got != serial {
-				err = fmt.Errorf("it is still %s, not %s", got, serial)
-			}
-			return err
-		})
-	}
-	for _, order := range [][]string{{"certherd-relay"}, {"kourier"}, {"certherd-relay", "kourier"}, {"kourier", "certherd-relay"}} {
-		what := strings.Join(order, " and ")
-		asked, failed := traffic(func() {
-			for _, program := range order {
-				w.restart(t, program, syscall.SIGKILL)
-			}
-			followed("killing " + what)
-		})
-		t.Logf("%s killed: %d requests", what, asked)
-		if len(failed) > 0 {
-			t.Errorf("%d of %d requests failed after %s was killed, the first: %v", len(failed), asked, what, failed[0])
-		}
-	}
-	for _, order := range [][]string{{"envoy"}, {"certherd-relay", "envoy"}, {"envoy", "certherd-relay"}, {"kourier", "envoy"}} {
-		for _, program := range order {
-			w.restart(t, program, syscall.SIGKILL)
-		}
-		w.served(t, names)
-		followed("killing " + strings.Join(order, " and "))
-	}
-	// A gateway that starts while the controller is away gets the last state.
+	_, deployment, _ := kinds(t)
 	if err := w.stack.Signal("kourier", syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	w.restart(t, "envoy", syscall.SIGKILL)
-	w.served(t, names)
-	if err := w.stack.Signal("kourier", syscall.SIGCONT); err != nil {
-		t.Fatal(err)
+	paused := true
+	proceed := func() {
+		if paused {
+			paused = false
+			if err := w.stack.Signal("kourier", syscall.SIGCONT); err != nil {
+				t.Error(err)
+			}
+		}
 	}
-	followed("the controller's pause")
+	defer proceed()
+	g := w.start(t, "late", deployment)
+	for _, name := range names {
+		if _, err := w.serialAt(g, name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	proceed()
+	w.renewed(t, names[0], "after the controller's pause", g)
 }
 
 // TestEvents counts what reaches a real Envoy when services scale and
@@ -321,12 +259,12 @@ func TestEvents(t *testing.T) {
 	w.serve(t, named("own", services), "")
 	const events = 10
 	// Each event is waited for, so that none is merged with another.
-	scaling := func(n int) {
+	scaling := func(n int, g *gateway) {
 		for i := range events {
-			before := w.updates(t)
+			before := w.updatesOf(t, g)
 			w.scale(t, own(i), n)
 			until(t, "the clusters to change", func() error {
-				if w.updates(t).clusters == before.clusters {
+				if w.updatesOf(t, g).clusters == before.clusters {
 					return errors.New("no update of clusters")
 				}
 				return nil
@@ -347,7 +285,7 @@ func TestEvents(t *testing.T) {
 	}
 
 	before := w.settle(t)
-	scaling(2)
+	scaling(2, nil)
 	after := w.settle(t)
 	t.Logf("relay, %d scaling events: %+v to %+v", events, before, after)
 	if after.listeners != before.listeners || after.modified != before.modified {
@@ -361,80 +299,50 @@ func TestEvents(t *testing.T) {
 		t.Errorf("renewals changed listeners: %+v, before %+v", after, before)
 	}
 
-	// The control: the same Envoy, the same services, without the relay.
-	if err := w.stack.PointEnvoy(stack.ControllerXDS); err != nil {
-		t.Fatal(err)
-	}
-	w.restart(t, "envoy", syscall.SIGTERM)
-	w.served(t, named("own", services))
-	before = w.settle(t)
-	scaling(1)
-	after = w.settle(t)
+	// The control: an Envoy without the relay, and the same services.
+	stock, _, _ := kinds(t)
+	g := w.start(t, "stock", stock)
+	before = w.settled(t, g)
+	scaling(1, g)
+	after = w.settled(t, g)
 	t.Logf("stock, %d scaling events: %+v to %+v", events, before, after)
 	if after.modified-before.modified < events {
 		t.Errorf("without the relay, %d scaling events changed listeners %d times only: the test would not see a fault", events, after.modified-before.modified)
 	}
-
-	// And back to it.
-	if err := w.stack.PointEnvoy(stack.RelayXDS); err != nil {
-		t.Fatal(err)
-	}
-	w.restart(t, "envoy", syscall.SIGTERM)
-	w.served(t, named("own", services))
-	if n := w.metric(t, "certherd_relay_gateways"); n != 1 {
-		t.Errorf("the relay has %v gateways", n)
-	}
 }
 
-// TestOnDemand lets Envoy speak delta, and load certificates when they are first
-// asked for.
+// TestOnDemand lets an Envoy speak delta, and load certificates when they are first
+// asked for. In a pod, so that net-kourier's prober does not ask for any.
 func TestOnDemand(t *testing.T) {
 	w := stackWithRelay(t)
 	names := named("demand", 12)
 	w.serve(t, names, "")
-	// net-kourier probes an ingress until it is Ready, and asks for its certificate
-	// each time.
-	for _, name := range names {
-		until(t, name+" to be ready", func() error { return w.ready(t, name) })
+	_, delta, _ := kinds(t)
+	sotw := delta.bootstrap
+	if delta.bootstrap = strings.Replace(sotw, "api_type: GRPC", "api_type: DELTA_GRPC", 1); delta.bootstrap == sotw {
+		t.Fatal("the bootstrap configuration has no api_type: GRPC")
 	}
-	file := filepath.Join(w.stack.Dir, "envoy.yaml")
-	before, err := os.ReadFile(file)
+	g := w.start(t, "delta", delta)
+	for _, name := range names[:2] {
+		if _, err := w.serialAt(g, name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Envoy's /certs does not list what is loaded on demand; the relay knows what
+	// was asked for.
+	if n := w.asked(t); n != 2 {
+		t.Errorf("Envoy asks for %d certificates, and two of %d services were used", n, len(names))
+	}
+	// One that there is none for is refused in the handshake, and not kept waiting.
+	conn, err := w.stack.DialPod(t.Context(), g.name, 8443)
 	if err != nil {
 		t.Fatal(err)
 	}
-	delta := strings.Replace(string(before), "api_type: GRPC", "api_type: DELTA_GRPC", 1)
-	if delta == string(before) {
-		t.Fatal("the bootstrap configuration has no api_type: GRPC")
-	}
-	if err := os.WriteFile(file, []byte(delta), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.restart(t, "envoy", syscall.SIGTERM)
-	w.served(t, names[:2])
-	// Envoy's /certs does not list what is loaded on demand; the relay knows what
-	// was asked for. net-kourier's prober may have asked for some, too, on behalf of
-	// other tests.
-	if n := w.asked(t); n < 2 || n >= len(names) {
-		t.Errorf("Envoy asks for %d certificates, and two of %d services were used", n, len(names))
-	}
-	if conn, err := w.dial("demand-nobody"); err == nil {
-		conn.Close()
+	defer conn.Close()
+	if err := tls.Client(conn, &tls.Config{RootCAs: w.ca.pool, ServerName: host("demand-nobody")}).HandshakeContext(t.Context()); err == nil {
 		t.Error("a name that nobody has is served")
 	}
-	// A renewal reaches what is loaded.
-	serial := w.secret(t, names[0], host(names[0]))
-	until(t, "the renewed certificate", func() error {
-		got, err := w.answer(names[0])
-		if err == nil && got != serial {
-			err = fmt.Errorf("it is still %s, not %s", got, serial)
-		}
-		return err
-	})
-	if err := os.WriteFile(file, before, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.restart(t, "envoy", syscall.SIGTERM)
-	w.served(t, names)
+	w.renewed(t, names[0], "which has it loaded", g)
 }
 
 // asked is how many secrets the gateway subscribes to.

@@ -318,9 +318,16 @@ func until(t *testing.T, what string, done func() error) {
 // updates are how often Envoy was given each type.
 type updates struct{ clusters, listeners, modified, rejected int }
 
-func (w *world) updates(t *testing.T) updates {
+// updatesOf a gateway in a pod; nil for the stack's own.
+func (w *world) updatesOf(t *testing.T, g *gateway) updates {
 	t.Helper()
-	s, err := stack.EnvoyStats(t.Context(), w.stack.EnvoyAdmin, "(cluster_manager.cds|listener_manager)")
+	const pattern = "(cluster_manager.cds|listener_manager)"
+	s, err := map[string]int(nil), error(nil)
+	if g == nil {
+		s, err = stack.EnvoyStats(t.Context(), w.stack.EnvoyAdmin, pattern)
+	} else {
+		s, err = w.stack.PodStats(t.Context(), g.name, pattern)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -328,16 +335,22 @@ func (w *world) updates(t *testing.T) updates {
 		modified: s["listener_manager.listener_modified"], rejected: s["listener_manager.lds.update_rejected"]}
 }
 
-// settle waits until Envoy has been given nothing for a while.
+// settle waits until the stack's Envoy has been given nothing for a while.
 func (w *world) settle(t *testing.T) updates {
 	t.Helper()
-	last, quiet := w.updates(t), 0
+	return w.settled(t, nil)
+}
+
+// settled is settle for a gateway.
+func (w *world) settled(t *testing.T, g *gateway) updates {
+	t.Helper()
+	last, quiet := w.updatesOf(t, g), 0
 	until(t, "Envoy to be given nothing more", func() error {
 		if behind, err := w.listenersHeld(); err != nil || behind {
 			quiet = 0
 			return fmt.Errorf("the relay holds listeners: %v %w", behind, err)
 		}
-		now := w.updates(t)
+		now := w.updatesOf(t, g)
 		if now != last {
 			last, quiet = now, 0
 			return errors.New("it still is")

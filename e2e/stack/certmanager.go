@@ -68,7 +68,7 @@ func (s *supervisor) startCertManager(ctx context.Context, cluster *cluster) err
 	if err := cluster.namespace(ctx, "cert-manager"); err != nil {
 		return err
 	}
-	if err := s.run(ctx, service{name: "cert-manager-webhook", part: CertManager, args: []string{
+	if err := s.run(ctx, &service{name: "cert-manager-webhook", part: CertManager, args: []string{
 		"--kubeconfig=" + s.kubeconfig("cert-manager-webhook"),
 		"--secure-port=10250", "--healthz-port=6080", "--metrics-listen-address=0",
 		"--dynamic-serving-ca-secret-namespace=cert-manager", "--dynamic-serving-ca-secret-name=cert-manager-webhook-ca",
@@ -76,7 +76,7 @@ func (s *supervisor) startCertManager(ctx context.Context, cluster *cluster) err
 	}}); err != nil {
 		return err
 	}
-	if err := s.run(ctx, service{name: "cert-manager", part: CertManager, program: "cert-manager-controller", args: append([]string{
+	if err := s.run(ctx, &service{name: "cert-manager", part: CertManager, program: "cert-manager-controller", args: append([]string{
 		"--kubeconfig=" + s.kubeconfig("cert-manager"),
 		"--cluster-resource-namespace=cert-manager",
 		"--dns01-recursive-nameservers=" + private + ":53", "--acme-http01-solver-nameservers=" + private + ":53",

@@ -100,7 +100,7 @@ func (s *supervisor) writeState() (*authority, error) {
 
 func (s *supervisor) startControlPlane(ctx context.Context) (*cluster, error) {
 	s.progress("starting etcd and kube-apiserver")
-	if err := s.run(ctx, service{name: "etcd", part: Etcd, args: append([]string{
+	if err := s.run(ctx, &service{name: "etcd", part: Etcd, args: append([]string{
 		"--data-dir=" + filepath.Join(s.Dir, "etcd"),
 		"--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
 		"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
@@ -115,7 +115,7 @@ func (s *supervisor) startControlPlane(ctx context.Context) (*cluster, error) {
 	if err := s.await(ctx, "etcd", "etcd", listening("127.0.0.1:2379")); err != nil {
 		return nil, err
 	}
-	if err := s.run(ctx, service{name: "kube-apiserver", part: Kubernetes, args: append([]string{
+	if err := s.run(ctx, &service{name: "kube-apiserver", part: Kubernetes, args: append([]string{
 		"--etcd-servers=http://127.0.0.1:2379",
 		"--advertise-address=" + private, "--secure-port=6443",
 		"--tls-cert-file=" + s.pki("kube-apiserver.crt"), "--tls-private-key-file=" + s.pki("kube-apiserver.key"),
@@ -144,7 +144,7 @@ func (s *supervisor) startControlPlane(ctx context.Context) (*cluster, error) {
 		return nil, err
 	}
 	s.progress("starting kube-controller-manager")
-	if err := s.run(ctx, service{name: "kube-controller-manager", part: Kubernetes, args: []string{
+	if err := s.run(ctx, &service{name: "kube-controller-manager", part: Kubernetes, args: []string{
 		"--kubeconfig=" + s.kubeconfig("kube-controller-manager"),
 		"--controllers=" + controllers,
 		"--service-account-private-key-file=" + s.pki("service-accounts.key"), "--root-ca-file=" + s.pki("ca.crt"),

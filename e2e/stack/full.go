@@ -17,7 +17,11 @@ import (
 // startFull starts everything above the control plane.
 func (s *supervisor) startFull(ctx context.Context, authority *authority, cluster *cluster) error {
 	s.progress("installing the custom resources of cert-manager, Knative and the Gateway API")
-	if err := serveNames(); err != nil {
+	names, err := serveNames()
+	if err != nil {
+		return err
+	}
+	if err := s.takeCommands(ctx, names); err != nil {
 		return err
 	}
 	if err := standInForPods(cluster); err != nil {

@@ -71,7 +71,7 @@ func (s *supervisor) startKnative(ctx context.Context, cluster *cluster) error {
 		return err
 	}
 	for i, name := range []string{"controller", "webhook", "autoscaler"} {
-		if err := s.run(ctx, service{
+		if err := s.run(ctx, &service{
 			name: "knative-" + name, part: Knative,
 			args: []string{"--kubeconfig=" + s.kubeconfig("knative"), "--disable-ha"},
 			// Envoy has 8443, the default port of the webhook.

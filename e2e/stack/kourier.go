@@ -25,7 +25,7 @@ func (s *supervisor) startKourier(ctx context.Context, cluster *cluster) error {
 	if err := cluster.backend(ctx, "kourier-system", "kourier-internal", map[string]int32{"http2": 8081, "https": 8444}); err != nil {
 		return err
 	}
-	if err := s.run(ctx, service{
+	if err := s.run(ctx, &service{
 		name: "net-kourier", part: Kourier, program: "kourier",
 		args: []string{"--kubeconfig=" + s.kubeconfig("net-kourier"), "--disable-ha"},
 		env: append(knativeEnv("net-kourier", 8103), "KOURIER_GATEWAY_NAMESPACE=kourier-system",
@@ -51,7 +51,7 @@ const (
 
 // startRelay starts certherd-relay between net-kourier and Envoy.
 func (s *supervisor) startRelay(ctx context.Context) error {
-	return s.run(ctx, service{name: "certherd-relay", program: s.Relay, args: append([]string{
+	return s.run(ctx, &service{name: "certherd-relay", program: s.Relay, args: append([]string{
 		"--upstream", fmt.Sprintf("%s:%d", private, ControllerXDS),
 		"--listen", fmt.Sprintf("%s:%d", private, RelayXDS), "--local", relayLocal,
 	}, s.RelayArgs...)})
@@ -60,17 +60,7 @@ func (s *supervisor) startRelay(ctx context.Context) error {
 // bootstrapFile is Envoy's bootstrap configuration in the stack's folder.
 const bootstrapFile = "envoy.yaml"
 
-// PointEnvoy makes Envoy get its configuration from another port, ControllerXDS
-// or RelayXDS, once it is started anew: that takes a signal SIGTERM.
-func (s *Stack) PointEnvoy(port int) error {
-	file := filepath.Join(s.Dir, bootstrapFile)
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, pointed(text, port), 0o644)
-}
-
+// pointed leads a bootstrap configuration to a port.
 func pointed(bootstrap []byte, port int) []byte {
 	return xdsPort.ReplaceAll(bootstrap, fmt.Appendf(nil, "port_value: %d", port))
 }
@@ -96,7 +86,7 @@ func (s *supervisor) startEnvoy(ctx context.Context, objects []*unstructured.Uns
 		if err := os.WriteFile(bootstrap, pointed([]byte(text), port), 0o644); err != nil {
 			return err
 		}
-		return s.run(ctx, service{name: "envoy", part: Envoy, args: []string{
+		return s.run(ctx, &service{name: "envoy", part: Envoy, args: []string{
 			"-c", bootstrap, "--log-level", "info",
 			"--drain-time-s", "15", "--drain-strategy", "immediate",
 			// There is one Envoy, and no parent process that would hand over to it.

@@ -32,7 +32,7 @@ type settings struct {
 
 // stateEntries are what a stack writes into its folder; they are removed before
 // another one starts there.
-var stateEntries = []string{stateFile, settingsFile, "etcd", "pki", "kubeconfigs", "kubeconfig", "audit.log", "audit-policy.yaml", "resolv.conf", "envoy.yaml", "pebble.json", "logs"}
+var stateEntries = []string{stateFile, settingsFile, "etcd", "pki", "kubeconfigs", "kubeconfig", "audit.log", "audit-policy.yaml", "resolv.conf", "envoy.yaml", "pebble.json", commandSocket, "logs"}
 
 const settingsFile = "supervisor.json"
 

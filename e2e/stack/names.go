@@ -13,7 +13,7 @@ import (
 // serveNames runs the stack's name server. Every name has the stack's address.
 // TXT records are taken by dynamic updates without a key (RFC 2136, section 2.5),
 // which is how cert-manager solves DNS-01 challenges here.
-func serveNames() error {
+func serveNames() (dns.Handler, error) {
 	zone := &zone{txt: map[string][]string{}}
 	for _, network := range []string{"udp", "tcp"} {
 		listening := make(chan error, 1)
@@ -26,10 +26,10 @@ func serveNames() error {
 			}}
 		go func() { listening <- server.ListenAndServe() }()
 		if err := <-listening; err != nil {
-			return fmt.Errorf("name server (%s): %w", network, err)
+			return nil, fmt.Errorf("name server (%s): %w", network, err)
 		}
 	}
-	return nil
+	return zone, nil
 }
 
 type zone struct {

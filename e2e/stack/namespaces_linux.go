@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +48,7 @@ func (s *supervisor) isolate() error {
 }
 
 // Loopback brings up lo in a new network namespace of the caller, with 127.0.0.1
-// and the address that everything in a stack has.
+// and the address that everything in a stack has; those around it lead there, too.
 func Loopback() error {
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -61,7 +62,7 @@ func Loopback() error {
 	}{
 		{"lo", unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error { r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING); return nil }},
 		{"lo:0", unix.SIOCSIFADDR, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.ParseIP(private).To4()) }},
-		{"lo:0", unix.SIOCSIFNETMASK, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.IPv4bcast.To4()) }},
+		{"lo:0", unix.SIOCSIFNETMASK, func(r *unix.Ifreq) error { return r.SetInet4Addr(net.IPv4(255, 255, 255, 0).To4()) }},
 	} {
 		request, err := unix.NewIfreq(step.device)
 		if err == nil {
@@ -76,6 +77,56 @@ func Loopback() error {
 	}
 	return nil
 }
+
+// network is a network namespace within the stack.
+type network struct {
+	work   chan func()
+	closed chan struct{}
+}
+
+// newNetwork makes one, with 127.0.0.1 and the address that everything has.
+func newNetwork() (*network, error) {
+	n := &network{make(chan func()), make(chan struct{})}
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			err = Loopback()
+		}
+		made <- err
+		if err != nil {
+			return
+		}
+		for {
+			select {
+			case f := <-n.work:
+				f()
+			case <-n.closed:
+				return
+			}
+		}
+	}()
+	if err := <-made; err != nil {
+		return nil, fmt.Errorf("make a network for a pod: %w", err)
+	}
+	return n, nil
+}
+
+// do calls f on the network's thread: sockets and processes that f makes are in
+// the network, and stay there. The error is f's.
+func (n *network) do(f func() error) error {
+	done := make(chan error)
+	select {
+	case n.work <- func() { done <- f() }:
+		return <-done
+	case <-n.closed:
+		return net.ErrClosed
+	}
+}
+
+// close ends the network once nothing is in it any more.
+func (n *network) close() { close(n.closed) }
 
 // needsNamespaces explains why the namespaces could not be made or set up by the
 // user who started the stack.

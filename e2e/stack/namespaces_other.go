@@ -17,3 +17,9 @@ func needsNamespaces(err error, _ bool) error { return err }
 
 // Loopback needs Linux.
 func Loopback() error { return errLinux }
+
+type network struct{}
+
+func newNetwork() (*network, error)    { return nil, errLinux }
+func (*network) do(func() error) error { return errLinux }
+func (*network) close()                {}

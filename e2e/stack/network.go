@@ -13,14 +13,9 @@ import (
 // stack's own network namespace alone.
 const private = "10.99.0.1"
 
-// forward accepts on an inherited listener of the outer network namespace and
-// passes each connection on to an address inside.
-func forward(file *os.File, inner string) error {
-	listener, err := net.FileListener(file)
-	file.Close()
-	if err != nil {
-		return err
-	}
+// forward accepts on a listener of another network namespace and passes each
+// connection on to an address of the stack's, until the listener is closed.
+func forward(listener net.Listener, inner string) {
 	go func() {
 		for {
 			outer, err := listener.Accept()
@@ -34,18 +29,28 @@ func forward(file *os.File, inner string) error {
 			go relay(outer.(*net.TCPConn), inner)
 		}
 	}()
-	return nil
 }
 
 func relay(outer *net.TCPConn, address string) {
-	defer outer.Close()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		// A reset, as from a closed port, rather than an orderly end.
-		outer.SetLinger(0)
+		breakOff(outer)
 		return
 	}
-	inner := conn.(*net.TCPConn)
+	join(outer, conn.(*net.TCPConn))
+}
+
+// stream is a connection of which one direction can end before the other.
+type stream interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// join copies between two connections until both directions have ended, and
+// closes them.
+func join(outer, inner stream) {
+	defer outer.Close()
 	defer inner.Close()
 	back := make(chan struct{})
 	go func() {
@@ -58,13 +63,19 @@ func relay(outer *net.TCPConn, address string) {
 
 // copyHalf copies one direction and passes its end on, so that half-closed
 // connections work. A broken direction breaks both.
-func copyHalf(to, from *net.TCPConn) {
+func copyHalf(to, from stream) {
 	if _, err := io.Copy(to, from); err != nil {
-		to.SetLinger(0)
-		to.Close()
-		from.SetLinger(0)
-		from.Close()
+		breakOff(to)
+		breakOff(from)
 		return
 	}
 	to.CloseWrite()
+}
+
+// breakOff closes a connection, by a reset where there is one.
+func breakOff(c stream) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.Close()
 }

@@ -35,7 +35,7 @@ func (s *supervisor) startPebble(ctx context.Context, authority *authority) erro
 	if err := os.WriteFile(path, config, 0o644); err != nil {
 		return err
 	}
-	if err := s.run(ctx, service{
+	if err := s.run(ctx, &service{
 		name: "pebble", part: Pebble,
 		args: []string{"-config", path, "-dnsserver", private + ":53"},
 		// Pebble otherwise sleeps before it validates and refuses nonces, to test clients.

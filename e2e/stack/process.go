@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,7 @@ type supervisor struct {
 	settings
 	reports *json.Encoder
 	begun   time.Time
+	pods    pods
 }
 
 // supervise runs a stack in dir until it is told to end: by a signal or, unless
@@ -50,7 +52,12 @@ func supervise(dir string) int {
 		err = s.isolate()
 	}
 	for i := 0; err == nil && i < len(s.Inner); i++ {
-		err = forward(os.NewFile(uintptr(firstFile+2+i), s.Inner[i]), s.Inner[i])
+		file := os.NewFile(uintptr(firstFile+2+i), s.Inner[i])
+		var listener net.Listener
+		if listener, err = net.FileListener(file); err == nil {
+			forward(listener, s.Inner[i])
+		}
+		file.Close()
 	}
 	if err != nil {
 		return s.fail(err)
@@ -120,19 +127,33 @@ type service struct {
 	program string
 	args    []string
 	env     []string
+	// network is the one to run in, nil for the stack's; grace how long it may take
+	// to end by SIGTERM, 0 to kill it at once.
+	network *network
+	grace   time.Duration
+	// process is the one that runs, nil between two.
+	process atomic.Pointer[os.Process]
 }
 
 // run starts a service and, as a kubelet would, starts it again a second after
 // it has ended. Its output goes to logs/<name>.log.
-func (s *supervisor) run(ctx context.Context, svc service) error {
+func (s *supervisor) run(ctx context.Context, svc *service) error {
+	_, err := s.keep(ctx, svc)
+	return err
+}
+
+// keep is run; ended is closed when ctx has ended and the service, too.
+func (s *supervisor) keep(ctx context.Context, svc *service) (ended chan struct{}, err error) {
 	if svc.program == "" {
 		svc.program = svc.name
 	}
 	log, err := os.OpenFile(s.log(svc.name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	ended = make(chan struct{})
 	go func() {
+		defer close(ended)
 		defer log.Close()
 		for {
 			program := svc.program
@@ -143,15 +164,34 @@ func (s *supervisor) run(ctx context.Context, svc service) error {
 			cmd.Dir = s.Dir
 			cmd.Env = append(os.Environ(), svc.env...)
 			cmd.Stdout, cmd.Stderr = log, log
-			err := cmd.Run()
-			if ctx.Err() != nil {
-				return
+			if svc.grace > 0 {
+				cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+				cmd.WaitDelay = svc.grace
 			}
-			fmt.Fprintf(os.Stderr, "%s ended (%v); starting it again\n", svc.name, err)
-			time.Sleep(time.Second)
+			err := svc.start(cmd)
+			if err == nil {
+				svc.process.Store(cmd.Process)
+				err = cmd.Wait()
+				svc.process.Store(nil)
+			}
+			if ctx.Err() == nil {
+				fmt.Fprintf(os.Stderr, "%s ended (%v); starting it again\n", svc.name, err)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
 		}
 	}()
-	return nil
+	return ended, nil
+}
+
+func (svc *service) start(cmd *exec.Cmd) error {
+	if svc.network == nil {
+		return cmd.Start()
+	}
+	return svc.network.do(cmd.Start)
 }
 
 func (s *supervisor) log(name string) string { return filepath.Join(s.Dir, "logs", name+".log") }
