@@ -42,10 +42,10 @@ type source struct {
 	received      map[string]time.Time
 	problems      map[string][]shape.Problem
 
-	// counted is what both states were counted to have when listeners were last
-	// received, at countedAt.
-	countedAt time.Time
-	counted   [2]shape.Counts
+	// edition counts how often the states changed; counted is what both were counted
+	// to have at countedAt.
+	edition, countedAt int
+	counted            [2]shape.Counts
 
 	// shapers are one for what listeners and secrets make up together, and one for
 	// each other type, so that clusters do not wait for listeners.
@@ -209,6 +209,7 @@ func (s *source) publish(typeURL string, given, shaped shape.State, fresh, onDem
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.received[typeURL] = time.Now()
+	s.edition++
 	set(&s.given, typeURL, given)
 	changed := false
 	contents := maps.Clone(s.contents)
@@ -337,8 +338,8 @@ func set(into *shape.State, typeURL string, from shape.State) {
 // parses every certificate, so it is done when it is asked for.
 func (s *source) counts() (in, out shape.Counts) {
 	s.mu.Lock()
-	newest := s.received[resource.ListenerType]
-	fresh := newest.Equal(s.countedAt)
+	edition := s.edition
+	fresh := edition == s.countedAt
 	in, out = s.counted[0], s.counted[1]
 	given, shaped := s.given, s.shaped
 	s.mu.Unlock()
@@ -348,7 +349,7 @@ func (s *source) counts() (in, out shape.Counts) {
 	in, out = shape.Count(given), shape.Count(shaped)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.countedAt, s.counted = newest, [2]shape.Counts{in, out}
+	s.countedAt, s.counted = edition, [2]shape.Counts{in, out}
 	return in, out
 }
 
