@@ -159,12 +159,15 @@ func TestRenewals(t *testing.T) {
 			t.Errorf("%s was triggered %d times", name, n)
 		}
 	}
-	for name := range before {
-		if got, want := once[name], before[name]+triggered[name]; got != want {
-			t.Errorf("%s was issued %d times, want %d", name, got, want)
+	issued := 0
+	for name, n := range before {
+		// The audit log may lack the answer to a request whose client was killed.
+		if got := once[name]; got > n+1 || got < n+triggered[name] {
+			t.Errorf("%s was issued %d times and triggered %d times", name, got-n, triggered[name])
 		}
+		issued += once[name] - n
 	}
-	t.Logf("%d of %d triggered before the leader was killed", len(triggered), all)
+	t.Logf("%d of %d were issued again, as the leader was killed in the midst of it", issued, all)
 
 	s.configure(configuration("propose"))
 	s.await("a batch to wait for a person", func() bool { return b.metric("certherd_changes_waiting") == 1 })
