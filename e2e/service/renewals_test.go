@@ -184,8 +184,9 @@ func TestRenewals(t *testing.T) {
 		t.Errorf("%d certificates were triggered that nobody had approved", n)
 	}
 	// The batch is one of other objects by now. The next report has it.
+	finished := len(b.said("round finished"))
 	s.configure(configuration("propose") + "approvalLifetime: 100h\n")
-	b.rounds(2)
+	s.await("another round", func() bool { return len(b.said("round finished")) > finished })
 	s.await("the batch to wait for a person", func() bool { return b.metric("certherd_changes_waiting") == 1 })
 	held, _ := s.revisions(ns)
 	out, err := exec.CommandContext(t.Context(), s.program, "approve", "--all", "--kubeconfig", s.stack.Kubeconfig, "--certherd-namespace", home).CombinedOutput()
@@ -199,7 +200,7 @@ func TestRenewals(t *testing.T) {
 		}
 		return ok
 	})
-	b.rounds(1)
+	s.await("the batch to be told", func() bool { return len(b.said("certificates renewed together")) > 0 })
 	last, _ := s.revisions(ns)
 	for name, n := range s.triggers("renews-b") {
 		if n > 1 || last[name] != held[name]+1 {
