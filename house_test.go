@@ -33,7 +33,7 @@ var layers = [][]string{
 	{"plan"},
 	{"cost"},
 	{"gc", "consolidate", "gate", "batch", "renew", "explain", "carry"},
-	{"apply", "report"},
+	{"apply", "report", "simulate"},
 	{"controller"},
 	{"cmd"},
 }
@@ -43,7 +43,7 @@ var layers = [][]string{
 var beside = []string{"caa", "config", "gateway", "leader", "notify", "proposal", "service", "relay", "tracing", "e2e", "bench", "examples", "manifests"}
 
 // pure packages decide from what they are given: same input, same bytes.
-var pure = []string{"api/v1alpha1", "inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "renew", "explain", "carry", "relay/pace", "relay/shape"}
+var pure = []string{"api/v1alpha1", "inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "renew", "explain", "carry", "simulate", "relay/pace", "relay/shape"}
 
 // impure is what a pure package must not import, itself or what is below it.
 var impure = []string{"k8s.io/client-go", "go.uber.org/zap", "net/http", "os", "log", "log/slog"}

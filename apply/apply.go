@@ -43,11 +43,11 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"github.com/certherd/certherd/batch"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
@@ -71,15 +71,20 @@ type Options struct {
 	// JournalParts how many there are at most. A full journal stops removal
 	// until entries are older than Keep.
 	JournalBytes, JournalParts int
-	// SecretsPerMinute is how many Secrets are marked, unmarked or deleted in one
-	// minute, evenly spread: net-kourier takes each such event of a Secret that it
-	// served lately for a reason to send all listeners to Envoy again
-	// (pkg/reconciler/ingress/controller.go there, the Secret informer's handler).
-	SecretsPerMinute int
+	// Pace, if set, is asked before each write that a gateway may see: net-kourier
+	// takes each event of a Secret that it served lately for a reason to send all
+	// listeners to Envoy again (pkg/reconciler/ingress/controller.go there, the Secret
+	// informer's handler), and Knative looks at a Route again when a Certificate of
+	// its own goes. Nil lets all go at once.
+	Pace Pacer
+	// Patience is how long after its begin a round still waits for Pace to let one
+	// more change go. What has to wait longer is for a later round, so that no
+	// round hides for ever what has changed meanwhile.
+	Patience time.Duration
 	// BatchSize is the most objects that one look is for.
 	BatchSize int
 	// Fresh is how old a look may be when the last object of its batch is
-	// written to. A batch of Secrets is as long as their pace allows in that time.
+	// written to. A paced batch is as long as its pace allows in that time.
 	Fresh time.Duration
 	// Settle is how long to wait until what belonged to a removed object is gone, too,
 	// before its Secret is looked at.
@@ -102,7 +107,7 @@ func Defaults() Options {
 	return Options{
 		Grace: 168 * time.Hour, ExpiredGrace: 24 * time.Hour, Keep: 168 * time.Hour,
 		JournalBytes: 512 << 10, JournalParts: 16,
-		SecretsPerMinute: 30, BatchSize: 100,
+		Patience: 30 * time.Minute, BatchSize: 100,
 		Fresh: 30 * time.Second, Settle: 30 * time.Second, MaxSkew: 5 * time.Minute,
 	}
 }
@@ -116,14 +121,11 @@ func (o Options) Check(bad func(field, why string)) {
 		least time.Duration
 	}{
 		{"grace", o.Grace, 0}, {"expiredGrace", o.ExpiredGrace, 0}, {"keep", o.Keep, time.Minute},
-		{"fresh", o.Fresh, time.Second}, {"settle", o.Settle, 0}, {"maxSkew", o.MaxSkew, 0},
+		{"fresh", o.Fresh, time.Second}, {"settle", o.Settle, 0}, {"patience", o.Patience, 0}, {"maxSkew", o.MaxSkew, 0},
 	} {
 		if d.value < d.least {
 			bad(d.field, fmt.Sprintf("%s is too short: it has to be %s at least", d.value, d.least))
 		}
-	}
-	if o.SecretsPerMinute < 1 {
-		bad("secretsPerMinute", "it has to be 1 at least; to collect nothing, use mode audit")
 	}
 	if o.BatchSize < 1 {
 		bad("batchSize", "it has to be 1 at least")
@@ -172,13 +174,19 @@ func (o Outcome) Object() inventory.Ref { return o.Change.Steps[o.Step].Object }
 // Action is what the step does.
 func (o Outcome) Action() plan.Action { return o.Change.Steps[o.Step].Action }
 
-// Applier carries out cleared changes. One Applier is to be used for all rounds of
-// a leader, so that its budget holds across them, by one goroutine at a time.
+// Pacer decides when what gateways may see may be written.
+type Pacer interface {
+	// Forecast tells when each item would go, and counts nothing.
+	Forecast(context.Context, []batch.Item) ([]batch.Held, error)
+	// Ask returns what is to be written now, which is counted, and what is held.
+	Ask(context.Context, []batch.Item) (going []batch.Item, held []batch.Held, err error)
+}
+
+// Applier carries out cleared changes, for one leader, by one goroutine at a time.
 type Applier struct {
 	o       Options
 	cluster *cluster
 	journal *Journal
-	budget  *rate.Limiter
 	faults  func(point string) // nil but in tests
 }
 
@@ -204,10 +212,7 @@ func New(cfg *rest.Config, o Options) (*Applier, error) {
 		return nil, err
 	}
 	j.bytes, j.parts = o.JournalBytes, o.JournalParts
-	return &Applier{
-		o: o, cluster: c, journal: j,
-		budget: rate.NewLimiter(rate.Limit(float64(o.SecretsPerMinute)/60), 1),
-	}, nil
+	return &Applier{o: o, cluster: c, journal: j}, nil
 }
 
 // points are the places where tests end the program, in the order in which a
@@ -230,7 +235,7 @@ func (a *Applier) fault(point string) {
 // Run first closes the intents that a killed predecessor has left.
 func (a *Applier) Run(ctx context.Context, cleared gate.Cleared) []Outcome {
 	a.fault("01 begun")
-	r := &round{Applier: a, id: roundID(a.o.Clock.Now())}
+	r := &round{Applier: a, id: roundID(a.o.Clock.Now()), patient: a.o.Clock.Now().Add(a.o.Patience)}
 	for _, c := range cleared.Changes() {
 		r.changes = append(r.changes, &progress{change: c, outcomes: make([]Outcome, 0, len(c.Steps))})
 	}
@@ -241,16 +246,14 @@ func (a *Applier) Run(ctx context.Context, cleared gate.Cleared) []Outcome {
 	r.refuse()
 	for {
 		r.postpone()
-		batch, secrets := r.next()
+		batch, paced := r.next()
 		if len(batch) == 0 {
 			break
 		}
-		if secrets {
-			batch = batch[:min(len(batch), r.pace())]
+		if paced {
 			// The look is to come after the wait, not before it.
-			if err := r.await(ctx); err != nil {
-				r.stop(Later, err.Error())
-				break
+			if batch = r.paced(ctx, batch); len(batch) == 0 {
+				continue
 			}
 		}
 		r.batch(ctx, batch)
@@ -259,24 +262,76 @@ func (a *Applier) Run(ctx context.Context, cleared gate.Cleared) []Outcome {
 	return r.outcomes()
 }
 
-// pace is how many Secrets can be written to while a look is fresh, with a
-// quarter of that time to spare.
-func (a *Applier) pace() int {
-	return 1 + int((a.o.Fresh*3/4)*time.Duration(a.o.SecretsPerMinute)/time.Minute)
+// seen reports whether a gateway may see what becomes of an object.
+func seen(object inventory.Ref) bool {
+	return kindOf(object) == secretKind || kindOf(object) == kCertificateKind
 }
 
-// await waits until a Secret may be written to.
-func (a *Applier) await(ctx context.Context) error {
-	now := a.o.Clock.Now()
-	tokens := a.budget.TokensAt(now)
-	if tokens >= 1 {
+// Item is a step as package batch takes it; ok is false if no gateway sees it.
+func Item(st plan.Step) (it batch.Item, ok bool) {
+	return batch.Item{Object: st.Object, Action: st.Action}, seen(st.Object)
+}
+
+func itemsOf(changes []*progress) []batch.Item {
+	var out []batch.Item
+	for _, p := range changes {
+		it, _ := Item(p.step())
+		out = append(out, it)
+	}
+	return out
+}
+
+// paced waits until the first of some changes may go, and returns those that may
+// while a look is fresh, with a quarter of that time to spare. What cannot go in
+// this round has its outcome.
+func (r *round) paced(ctx context.Context, changes []*progress) []*progress {
+	if r.o.Pace == nil {
+		return changes
+	}
+	all := func(why string) []*progress {
+		for _, p := range changes {
+			r.note(p, Later, why)
+		}
 		return nil
 	}
-	wait := time.Duration((1 - tokens) * float64(time.Minute) / float64(a.o.SecretsPerMinute))
-	if err := a.sleep(ctx, wait.Round(time.Millisecond)+time.Millisecond); err != nil {
-		return fmt.Errorf("only %d Secrets are written to in a minute, and the round has ended: %w", a.o.SecretsPerMinute, err)
+	forecast, err := r.o.Pace.Forecast(ctx, itemsOf(changes))
+	if err != nil {
+		return all(err.Error())
 	}
-	return nil
+	until := make(map[inventory.Ref]batch.Held, len(forecast))
+	var first time.Time
+	for _, h := range forecast {
+		until[h.Object] = h
+		if first.IsZero() || h.Until.Before(first) {
+			first = h.Until
+		}
+	}
+	now := r.o.Clock.Now()
+	late := first.After(r.patient)
+	if !first.After(now) {
+		first = now
+	} else if !late {
+		if err := r.sleep(ctx, first.Sub(now)); err != nil {
+			return all(fmt.Sprintf("the round ended before a gateway had room for it: %v", err))
+		}
+	}
+	var out []*progress
+	for _, p := range changes {
+		h, ok := until[p.step().Object]
+		switch {
+		case !ok:
+			r.note(p, Later, "something else is about to be done with it")
+		case late:
+			r.note(p, Later, heldWords(h))
+		case h.Until.Sub(first) <= r.o.Fresh*3/4:
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func heldWords(h batch.Held) string {
+	return fmt.Sprintf("held until %s: %s", h.Until.UTC().Format(time.RFC3339), h.Why)
 }
 
 func (a *Applier) sleep(ctx context.Context, d time.Duration) error {
@@ -294,6 +349,7 @@ func (a *Applier) sleep(ctx context.Context, d time.Duration) error {
 type round struct {
 	*Applier
 	id      string
+	patient time.Time // until when it waits
 	changes []*progress
 	entries int // of the journal, so far
 	// removed are objects whose followers the next look has to wait for.
@@ -402,20 +458,22 @@ func (r *round) postpone() {
 	}
 }
 
-// next are the changes whose next steps make up a batch: first whatever is not a
-// Secret, then marks, then deletions of Secrets. secrets tells whether the batch
-// is one of Secrets.
-func (r *round) next() (batch []*progress, secrets bool) {
+// next are the changes whose next steps make up a batch: first what no gateway
+// sees, then Knative Certificates, then marks, then deletions of Secrets. paced
+// tells whether gateways may see it.
+func (r *round) next() (batch []*progress, paced bool) {
 	class := func(st plan.Step) int {
 		switch {
-		case kindOf(st.Object) != secretKind:
+		case !seen(st.Object):
 			return 0
-		case st.Action != plan.Delete:
+		case kindOf(st.Object) != secretKind:
 			return 1
+		case st.Action != plan.Delete:
+			return 2
 		}
-		return 2
+		return 3
 	}
-	best := 3
+	best := 4
 	seen := map[inventory.Ref]bool{}
 	for _, p := range r.changes {
 		if p.ended {
@@ -517,15 +575,76 @@ func (r *round) batch(ctx context.Context, changes []*progress) {
 	if d := r.o.Clock.Now().Sub(server).Abs(); r.o.MaxSkew > 0 && !server.IsZero() && d > r.o.MaxSkew {
 		skew = fmt.Sprintf("the clocks of this machine and of the API server are %s apart, so that nobody knows whether its time has come", d.Round(time.Second))
 	}
-	for _, it := range items {
+	write := func(it *item) {
 		status, why := r.write(ctx, it, looked, skew)
 		it.entry.close(status, r.o.Clock.Now())
 		r.note(it.progress, status, why)
+	}
+	if r.o.Pace == nil || !seen(items[0].step.Object) {
+		for _, it := range items {
+			write(it)
+		}
+	} else {
+		r.writePaced(ctx, items, looked, write)
 	}
 	r.fault("10 batch written")
 	// What stays open because this fails is closed by the next Run.
 	if err := r.journal.save(ctx); err == nil {
 		r.fault("11 batch closed")
+	}
+}
+
+// writePaced writes to items as their pace allows, while the look is fresh.
+func (r *round) writePaced(ctx context.Context, items []*item, looked time.Time, write func(*item)) {
+	stop := func(it *item, why string) {
+		it.entry.close(Later, r.o.Clock.Now())
+		r.note(it.progress, Later, why)
+	}
+	left := make(map[inventory.Ref]*item, len(items))
+	for _, it := range items {
+		left[it.step.Object] = it
+	}
+	for len(left) > 0 {
+		var ask []batch.Item
+		for _, it := range items {
+			if left[it.step.Object] == it {
+				x, _ := Item(it.step)
+				ask = append(ask, x)
+			}
+		}
+		going, held, err := r.o.Pace.Ask(ctx, ask)
+		for _, g := range going {
+			write(left[g.Object])
+			delete(left, g.Object)
+		}
+		if len(going) > 0 && err == nil {
+			continue
+		}
+		var first time.Time
+		for _, h := range held {
+			if first.IsZero() || h.Until.Before(first) {
+				first = h.Until
+			}
+		}
+		if err == nil && len(held) > 0 && first.Sub(looked) < r.o.Fresh {
+			if err = r.sleep(ctx, first.Sub(r.o.Clock.Now())); err == nil {
+				continue
+			}
+			err = fmt.Errorf("the round ended before a gateway had room for it: %w", err)
+		}
+		for _, it := range items {
+			if left[it.step.Object] != it {
+				continue
+			}
+			why := "something else is about to be done with it"
+			if err != nil {
+				why = err.Error()
+			} else if i := slices.IndexFunc(held, func(h batch.Held) bool { return h.Object == it.step.Object }); i >= 0 {
+				why = heldWords(held[i])
+			}
+			stop(it, why)
+		}
+		return
 	}
 }
 
@@ -599,12 +718,6 @@ func (r *round) write(ctx context.Context, it *item, looked time.Time, skew stri
 		return Later, fmt.Sprintf("the round has ended: %v", context.Cause(ctx))
 	}
 	st := it.step
-	if kindOf(st.Object) == secretKind {
-		if err := r.await(ctx); err != nil {
-			return Later, err.Error()
-		}
-		r.budget.AllowN(r.o.Clock.Now(), 1)
-	}
 	if r.stale(looked) {
 		return Later, fmt.Sprintf("the look is more than %s old by now", r.o.Fresh)
 	}

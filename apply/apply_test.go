@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/certherd/certherd/apply"
+	"github.com/certherd/certherd/batch"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
@@ -703,8 +705,37 @@ func TestOptOutsSinceThePlanHold(t *testing.T) {
 	w.is("there", w.crtRef("web-7f3"))
 }
 
-func TestSecretsAreWrittenToAtAPace(t *testing.T) {
-	const secrets, perMinute = 12, 5
+// pacer is one that keeps its State in memory.
+type pacer struct {
+	clock   clock.PassiveClock
+	budgets batch.Budgets
+	state   batch.State
+}
+
+func (p *pacer) seen(items []batch.Item) []batch.Item {
+	out := slices.Clone(items)
+	for i := range out {
+		out[i].Gateways = []inventory.Ref{{}}
+	}
+	return out
+}
+
+func (p *pacer) Forecast(_ context.Context, items []batch.Item) ([]batch.Held, error) {
+	going, held, _ := batch.Next(p.clock.Now(), p.seen(items), p.state, p.budgets)
+	var out []batch.Held
+	for _, g := range going {
+		out = append(out, batch.Held{Item: g, Until: p.clock.Now()})
+	}
+	return append(out, held...), nil
+}
+
+func (p *pacer) Ask(_ context.Context, items []batch.Item) (going []batch.Item, held []batch.Held, err error) {
+	going, held, p.state = batch.Next(p.clock.Now(), p.seen(items), p.state, p.budgets)
+	return going, held, nil
+}
+
+func TestWhatGatewaysSeeIsPaced(t *testing.T) {
+	const secrets, gap = 12, 12 * time.Second
 	w := newWorld(t)
 	for i := range secrets {
 		if i%2 == 0 {
@@ -714,7 +745,8 @@ func TestSecretsAreWrittenToAtAPace(t *testing.T) {
 		}
 	}
 	fake := clocktesting.NewFakeClock(time.Now().Add(time.Second))
-	w.o.Clock, w.o.SecretsPerMinute, w.o.MaxSkew = fake, perMinute, 0
+	p := &pacer{clock: fake, budgets: batch.Budgets{Else: batch.Budget{Updates: 5, Period: time.Minute, Gap: gap, Largest: 1}}}
+	w.o.Clock, w.o.Pace, w.o.MaxSkew = fake, p, 0
 	cleared, a := w.plan(), w.applier()
 	var writes []time.Time
 	looks := 0
@@ -746,13 +778,27 @@ func TestSecretsAreWrittenToAtAPace(t *testing.T) {
 		t.Fatalf("%d writes", len(writes))
 	}
 	for i := 1; i < len(writes); i++ {
-		if gap := writes[i].Sub(writes[i-1]); gap < time.Minute/perMinute {
-			t.Errorf("write %d comes %s after the one before", i, gap)
+		if apart := writes[i].Sub(writes[i-1]); apart < gap {
+			t.Errorf("write %d comes %s after the one before", i, apart)
 		}
 	}
 	// Each look is for as many as can be written to while it is fresh.
 	if looks > secrets/2+1 {
 		t.Errorf("%d looks for %d Secrets", looks, secrets)
+	}
+}
+
+// TestWhatHasToWaitForLongIsForALaterRound: a round does not wait for a gateway longer
+// than its patience, and says until when the rest is held.
+func TestWhatHasToWaitForLongIsForALaterRound(t *testing.T) {
+	w := newWorld(t)
+	w.due("left-a")
+	w.due("left-b")
+	p := &pacer{clock: clock.RealClock{}, budgets: batch.Budgets{Else: batch.Budget{Updates: 1, Period: 24 * time.Hour, Largest: 1}}}
+	w.o.Pace = p
+	w.expect(w.apply(w.applier(), w.plan()), "delete Secret/left-a: done", "delete Secret/left-b: later: held until 20")
+	if len(p.state.Sent) != 1 {
+		t.Errorf("%d updates were spent", len(p.state.Sent))
 	}
 }
 

@@ -257,16 +257,15 @@ func TestOptionsAreChecked(t *testing.T) {
 		t.Errorf("the defaults: %s", got)
 	}
 	for field, spoil := range map[string]func(*apply.Options){
-		"grace":            func(o *apply.Options) { o.Grace = -1 },
-		"expiredGrace":     func(o *apply.Options) { o.ExpiredGrace = -time.Hour },
-		"keep":             func(o *apply.Options) { o.Keep = 0 },
-		"fresh":            func(o *apply.Options) { o.Fresh = 0 },
-		"secretsPerMinute": func(o *apply.Options) { o.SecretsPerMinute = 0 },
-		"batchSize":        func(o *apply.Options) { o.BatchSize = -1 },
-		"journalBytes":     func(o *apply.Options) { o.JournalBytes = 2 << 20 },
-		"journalParts":     func(o *apply.Options) { o.JournalParts = 1 },
-		"maxSkew":          func(o *apply.Options) { o.MaxSkew = -1 },
-		"settle":           func(o *apply.Options) { o.Settle = -1 },
+		"grace":        func(o *apply.Options) { o.Grace = -1 },
+		"expiredGrace": func(o *apply.Options) { o.ExpiredGrace = -time.Hour },
+		"keep":         func(o *apply.Options) { o.Keep = 0 },
+		"fresh":        func(o *apply.Options) { o.Fresh = 0 },
+		"batchSize":    func(o *apply.Options) { o.BatchSize = -1 },
+		"journalBytes": func(o *apply.Options) { o.JournalBytes = 2 << 20 },
+		"journalParts": func(o *apply.Options) { o.JournalParts = 1 },
+		"maxSkew":      func(o *apply.Options) { o.MaxSkew = -1 },
+		"settle":       func(o *apply.Options) { o.Settle = -1 },
 	} {
 		o := apply.Defaults()
 		spoil(&o)

@@ -249,7 +249,7 @@ func newWorld(t *testing.T) *world {
 
 func inWorld(c *cluster, ns string) *world {
 	w := &world{c: c, ctx: context.Background(), ns: ns, journal: ns + "-certherd", o: apply.Defaults()}
-	w.o.Namespace, w.o.SecretsPerMinute = w.journal, 6000
+	w.o.Namespace = w.journal
 	w.o.Look = func(ctx context.Context) (*inventory.Snapshot, error) { return w.look(ctx, c.cfg) }
 	return w
 }

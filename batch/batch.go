@@ -194,12 +194,20 @@ type Waiting struct {
 func Next(now time.Time, pending []Item, state State, budgets Budgets) (going []Item, held []Held, next State) {
 	q := newQueue(now, pending, state, budgets)
 	going = q.step(now)
-	next.Sent = q.sent()
-	for _, w := range q.waiting {
-		next.Waiting = append(next.Waiting, Waiting{w.Object, w.since})
-	}
-	slices.SortFunc(next.Waiting, func(a, b Waiting) int { return a.Object.Compare(b.Object) })
+	next = q.state()
 	return going, q.forecast(now), next
+}
+
+// Step is Next for callers that need to know of what is held only when to ask again;
+// again is zero when nothing is held.
+func Step(now time.Time, pending []Item, state State, budgets Budgets) (going []Item, again time.Time, next State) {
+	q := newQueue(now, pending, state, budgets)
+	going = q.step(now)
+	next = q.state()
+	if len(q.waiting) > 0 {
+		again = q.soonest(now)
+	}
+	return going, again, next
 }
 
 // Waits reports since when an object is held; zero if it is not.
@@ -341,6 +349,16 @@ func (q *queue) gateway(r inventory.Ref) *gateway {
 		q.gateways[r] = g
 	}
 	return g
+}
+
+// state is what has to be known of the past the next time.
+func (q *queue) state() State {
+	s := State{Sent: q.sent()}
+	for _, w := range q.waiting {
+		s.Waiting = append(s.Waiting, Waiting{w.Object, w.since})
+	}
+	slices.SortFunc(s.Waiting, func(a, b Waiting) int { return a.Object.Compare(b.Object) })
+	return s
 }
 
 // sent are the updates of all gateways that still count.

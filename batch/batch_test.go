@@ -73,7 +73,7 @@ func TestNext(t *testing.T) {
 			pending: []Item{deletion(1), with(deletion(2), func(it *Item) { it.Deadline = at(49 * time.Hour) })},
 			going:   []string{"s001"}, held: map[string]time.Duration{"s002": 48*time.Hour + 15*time.Second}},
 		"two changes of one object are one, and that is the deletion": {budget: four, pending: []Item{
-			with(deletion(1), func(it *Item) { it.Action, it.Deadline = Renew, at(time.Hour) }), deletion(1), deletion(2)},
+			with(deletion(1), func(it *Item) { it.Action, it.Deadline = plan.Renew, at(time.Hour) }), deletion(1), deletion(2)},
 			going: []string{"s001"}, held: map[string]time.Duration{"s002": 15 * time.Second}},
 		"a heavy item counts for as many updates as it fills": {budget: pairs, pending: []Item{with(deletion(1), func(it *Item) { it.Weight = 4 }), deletion(2)},
 			going: []string{"s001"}, held: map[string]time.Duration{"s002": time.Minute}},
@@ -109,8 +109,8 @@ func TestNext(t *testing.T) {
 
 func TestMergedKeepsTheMoreUrgent(t *testing.T) {
 	a := Item{Object: secret(1), Action: plan.Switch, Gateways: []inventory.Ref{envoyA}, Deadline: at(time.Hour), Weight: 3}
-	b := Item{Object: secret(1), Action: Renew, Gateways: []inventory.Ref{envoyB}, Urgent: Expiring}
-	want := Item{Object: secret(1), Action: Renew, Gateways: []inventory.Ref{envoyA, envoyB}, Deadline: at(time.Hour), Urgent: Expiring, Weight: 3}
+	b := Item{Object: secret(1), Action: plan.Renew, Gateways: []inventory.Ref{envoyB}, Urgent: Expiring}
+	want := Item{Object: secret(1), Action: plan.Renew, Gateways: []inventory.Ref{envoyA, envoyB}, Deadline: at(time.Hour), Urgent: Expiring, Weight: 3}
 	for _, items := range [][]Item{{a, b}, {b, a}, {a, b, a}} {
 		if got := merged(items); len(got) != 1 || !reflect.DeepEqual(got[0], want) {
 			t.Errorf("%+v", got)

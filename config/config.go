@@ -22,12 +22,14 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/certherd/certherd/batch"
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/consolidate"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/gateway"
 	"github.com/certherd/certherd/gc"
+	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/notify"
 	"github.com/certherd/certherd/renew"
 )
@@ -68,7 +70,7 @@ type Config struct {
 	// Consolidate is about certificates that one wildcard could replace.
 	Consolidate Consolidate `yaml:"consolidate"`
 	// Batch is about what the gateway is put through: certificates that become due
-	// one by one are renewed together.
+	// one by one are renewed together. Its reloads hold for all rules.
 	Batch Batch `yaml:"batch"`
 }
 
@@ -198,11 +200,6 @@ type GC struct {
 	// ExpiredGracePeriod is the same for a certificate that has expired. Where it
 	// is not said, it is no longer than gracePeriod and no shorter than minAge.
 	ExpiredGracePeriod Duration `yaml:"expiredGracePeriod" min:"0s" max:"8760h" off:"never deleted"`
-	// SecretDeletionsPerMinute is the most Secrets deleted in a minute, evenly
-	// spread. Kourier sends its whole configuration to every gateway for each
-	// Secret that it has ever used, and Envoy keeps a copy of what that replaces
-	// for 15 s: with at most 4 a minute there is never more than one copy.
-	SecretDeletionsPerMinute int `yaml:"secretDeletionsPerMinute" min:"1" max:"600"`
 }
 
 // Consolidate is what consolidate can be told.
@@ -249,9 +246,6 @@ type Consolidate struct {
 	// certificates are taken away. Until then they are renewed, and going back
 	// costs nothing.
 	Soak Duration `yaml:"soak" min:"0s" max:"8760h"`
-	// Gap is the least time between two switches: only one namespace is switched
-	// at a time.
-	Gap Duration `yaml:"gap" min:"0s" max:"24h"`
 	// Gateway is the address (host:port) at which a handshake shows what a gateway
 	// serves. If it is empty, it is the one in the status of each Knative Ingress or
 	// Ingress, port 443.
@@ -282,6 +276,10 @@ type Batch struct {
 	Renewals Renewals `yaml:"renewals"`
 	// Requests are about a cert-manager that runs without its own approver.
 	Requests Requests `yaml:"requests"`
+	// Reloads are how often a gateway is given something new. What certherd
+	// writes that a gateway would see goes through this, whatever rule wants it;
+	// only what is urgent does not wait.
+	Reloads Reloads `yaml:"reloads"`
 }
 
 // Renewals is what can be said about renewing certificates together.
@@ -314,6 +312,22 @@ type Requests struct {
 	Margin Share `yaml:"margin"`
 }
 
+// Reloads is the budget of each gateway.
+type Reloads struct {
+	// Updates is how many updates a gateway gets in any period.
+	Updates int `yaml:"updates" min:"1" max:"10000"`
+	// Period is the time that updates are counted in.
+	Period Duration `yaml:"period" min:"1s" max:"168h"`
+	// Gap is the least time between two updates. drain: the gateway's own drain time,
+	// as its Deployment's arguments have it; until it is over, Envoy keeps a copy of
+	// what the last update replaced. Where the gateway is not known, that is 15s.
+	Gap Gap `yaml:"gap"`
+	// Largest is how many changes make up one update at most. Kourier sends its
+	// whole configuration for each of them, so that 1 is right there; with
+	// certherd's relay in front, which makes one update of what comes together, 100.
+	Largest int `yaml:"largest" min:"1" max:"10000"`
+}
+
 //go:embed default.yaml
 var defaultFile []byte
 
@@ -324,7 +338,7 @@ func DefaultFile() []byte { return append([]byte(nil), defaultFile...) }
 // Default is the configuration that holds when there is none: audit, with
 // limits that are in force as soon as a mode is chosen.
 func Default() Config {
-	limits, carrying, renewing := gate.Defaults(), carry.Defaults(), renew.Defaults()
+	limits, carrying, reloads, renewing := gate.Defaults(), carry.Defaults(), batch.Defaults(), renew.Defaults()
 	rule := func(r gate.Rule, schedule string) Rule {
 		t := limits.Terms[r]
 		return Rule{Mode: t.Mode, Schedule: schedule, StartingDeadline: Duration(time.Hour), Budget: Budget{Count(t.Budget.Count), Share(t.Budget.Share)}}
@@ -340,18 +354,18 @@ func Default() Config {
 			Rule:   rule(gate.GC, "7 * * * *"),
 			MinAge: Duration(5 * time.Minute), RequestAge: Duration(24 * time.Hour),
 			GracePeriod: Duration(168 * time.Hour), ExpiredGracePeriod: Duration(24 * time.Hour),
-			SecretDeletionsPerMinute: 4,
 		},
 		Consolidate: Consolidate{
 			Rule:            rule(gate.Consolidate, "37 3 * * *"),
 			MinCertificates: 2, MaxHosts: 500,
 			IssueTimeout: Duration(carrying.Issue), SwitchTimeout: Duration(carrying.Switch), Patience: Duration(carrying.Patience),
-			Soak: Duration(carrying.Soak), Gap: Duration(30 * time.Second), Probe: true,
+			Soak: Duration(carrying.Soak), Probe: true,
 		},
 		Batch: Batch{
 			Rule:     rule(gate.Batch, "7 * * * *"),
 			Renewals: Renewals{Horizon: Duration(renewing.Horizon), Early: Share(renewing.Early), Largest: renewing.Size, Challenges: renewing.Challenges},
 			Requests: Requests{Hold: Duration(10 * time.Minute), Margin: 0.2},
+			Reloads:  Reloads{Updates: reloads.Updates, Period: Duration(reloads.Period), Gap: DrainTime, Largest: reloads.Largest},
 		},
 	}
 }
@@ -435,6 +449,22 @@ func (c Config) RenewalWindows(now time.Time) live.Windows {
 		}
 		out.Every = max(out.Every, next.Sub(at))
 		at = next
+	}
+	return out
+}
+
+// Budgets are the budgets of gateways, of which drains has the drain times.
+func (c Config) Budgets(drains map[inventory.Ref]time.Duration) batch.Budgets {
+	r := c.Batch.Reloads
+	b := batch.Budget{Updates: r.Updates, Period: time.Duration(r.Period), Gap: time.Duration(r.Gap), Largest: r.Largest}
+	if r.Gap != DrainTime {
+		return batch.Budgets{Else: b}
+	}
+	b.Gap = batch.Defaults().Gap
+	out := batch.Budgets{Else: b, Of: map[inventory.Ref]batch.Budget{}}
+	for gateway, drain := range drains {
+		b.Gap = drain
+		out.Of[gateway] = b
 	}
 	return out
 }
@@ -565,6 +595,38 @@ func (d Duration) String() string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
+}
+
+// Gap is a time between two updates of a gateway, or its drain time.
+type Gap Duration
+
+// DrainTime is the Gap that is the gateway's drain time.
+const DrainTime Gap = -1
+
+const drainTime = "drain"
+
+// UnmarshalText takes what Duration takes but "disabled", and "drain".
+func (g *Gap) UnmarshalText(text []byte) error {
+	if string(text) == drainTime {
+		*g = DrainTime
+		return nil
+	}
+	var d Duration
+	if err := d.UnmarshalText(text); err != nil {
+		return err
+	}
+	if d < 0 || d > Duration(24*time.Hour) {
+		return fmt.Errorf("%q is no gap: write a duration from 0s to 24h, or drain", text)
+	}
+	*g = Gap(d)
+	return nil
+}
+
+func (g Gap) String() string {
+	if g == DrainTime {
+		return drainTime
+	}
+	return Duration(g).String()
 }
 
 // Share is a part of a whole, from 0 to 1, written like 12.5%.

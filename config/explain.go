@@ -42,7 +42,8 @@ func (c Config) Explain(at time.Time, rounds int) string {
 	}
 	fmt.Fprintf(&b, "\nNothing is done in a round that could take away more than %s of all certificates.\n", c.MaxShare)
 	g := c.GC
-	fmt.Fprintf(&b, "Unused Secrets are %s; those that have expired are %s; at most %d a minute.\n", graceWords(g.GracePeriod), graceWords(g.ExpiredGracePeriod), g.SecretDeletionsPerMinute)
+	fmt.Fprintf(&b, "Unused Secrets are %s; those that have expired are %s.\n", graceWords(g.GracePeriod), graceWords(g.ExpiredGracePeriod))
+	fmt.Fprintf(&b, "%s\n", c.Batch.Reloads.words())
 	if i := c.Ignore; len(i.Namespaces)+len(i.Names)+len(i.Labels) > 0 {
 		b.WriteString("Never touched:")
 		for _, p := range i.Namespaces {
@@ -57,6 +58,18 @@ func (c Config) Explain(at time.Time, rounds int) string {
 		b.WriteString(" and what carries the annotation certherd.dev/ignore.\n")
 	}
 	return b.String()
+}
+
+func (r Reloads) words() string {
+	gap := "its drain time apart"
+	if r.Gap != DrainTime {
+		gap = r.Gap.String() + " apart"
+	}
+	changes := "of one change each"
+	if r.Largest > 1 {
+		changes = fmt.Sprintf("of up to %d changes each", r.Largest)
+	}
+	return fmt.Sprintf("A gateway is given at most %d updates in %s, %s, %s; only what is urgent does not wait.", r.Updates, r.Period, gap, changes)
 }
 
 func modeWords(name gate.Rule, m gate.Mode) string {

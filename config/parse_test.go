@@ -75,7 +75,6 @@ gc:
   requestAge: disabled
   gracePeriod: 1h30m
   expiredGracePeriod: 1h
-  secretDeletionsPerMinute: 60
 consolidate:
   mode: propose
   schedule: "@every 90m"
@@ -87,6 +86,7 @@ consolidate:
   allowIssuers: [ClusterIssuer/vault, Issuer/team/venafi]
 batch:
   mode: audit
+  reloads: {updates: 2, period: 10m, gap: 1m, largest: 50}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -98,11 +98,12 @@ batch:
 	want.GC = GC{
 		Rule: Rule{Mode: gate.Enforce, Schedule: "CRON_TZ=Asia/Tokyo 0 3 * * *", StartingDeadline: Disabled, Budget: Budget{gate.NoLimit, 1},
 			Windows: []Window{{Schedule: "0 2 * * *", Duration: Duration(3 * time.Hour), TimeZone: "Asia/Tokyo"}, {Schedule: "@daily", Duration: Duration(90 * time.Minute)}}},
-		RequestAge: Disabled, GracePeriod: Duration(90 * time.Minute), ExpiredGracePeriod: Duration(time.Hour), SecretDeletionsPerMinute: 60,
+		RequestAge: Disabled, GracePeriod: Duration(90 * time.Minute), ExpiredGracePeriod: Duration(time.Hour),
 	}
 	want.Consolidate.Mode, want.Consolidate.Schedule, want.Consolidate.TimeZone = gate.Propose, "@every 90m", "UTC"
 	want.Consolidate.Budget.Count, want.Consolidate.MinCertificates, want.Consolidate.MaxHosts = 0, 3, 100
 	want.Consolidate.AllowIssuers = []string{"ClusterIssuer/vault", "Issuer/team/venafi"}
+	want.Batch.Reloads = Reloads{Updates: 2, Period: Duration(10 * time.Minute), Gap: Gap(time.Minute), Largest: 50}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got\n%+v\nwant\n%+v", c, want)
 	}

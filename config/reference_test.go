@@ -158,6 +158,8 @@ func values(f reflect.StructField) string {
 	switch f.Type {
 	case reflect.TypeFor[Duration]():
 		s = "duration"
+	case reflect.TypeFor[Gap]():
+		return "duration, 0s to 24h, or `drain`"
 	case reflect.TypeFor[Share]():
 		return "0% to 100%"
 	case reflect.TypeFor[Count]():
@@ -203,7 +205,7 @@ func keyTables(t *testing.T, docs map[string]string) string {
 					continue
 				}
 				if f.Type.Kind() == reflect.Struct {
-					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() || f.Type == reflect.TypeFor[Renewals]() || f.Type == reflect.TypeFor[Requests]() {
+					if typ == reflect.TypeFor[Rule]() || f.Type == reflect.TypeFor[Ignore]() || f.Type == reflect.TypeFor[Breaker]() || f.Type == reflect.TypeFor[Renewals]() || f.Type == reflect.TypeFor[Requests]() || f.Type == reflect.TypeFor[Reloads]() {
 						var inner []reflect.Value
 						for _, v := range at {
 							inner = append(inner, v.Field(i))

@@ -21,13 +21,13 @@ const watchedFor = time.Hour
 
 // breaker stops what is being carried out when gateways become worse.
 type breaker struct {
-	k      *keeper
-	c      config.Config
-	taken  time.Time // when c was taken over
-	reader *gateway.Reader
-	before gateway.Reading
-	acted  bool  // since gateways were last looked at
-	failed error // why nothing more is to be begun in this round
+	k        *keeper
+	c        config.Config
+	collects *configuration
+	reader   *gateway.Reader
+	before   gateway.Reading
+	acted    bool  // since gateways were last looked at
+	failed   error // why nothing more is to be begun in this round
 }
 
 // errUnreadable says that gateways cannot be read, which ends a round.
@@ -70,7 +70,7 @@ func (b *breaker) check(ctx context.Context) error {
 	if err := leader.Check(ctx); err != nil {
 		return err
 	}
-	if b.k.config.Load().taken != b.taken {
+	if !sameOrders(b.collects, b.k.config.Load()) {
 		b.k.again = true
 		return errors.New("the configuration was changed: what is left is for a round by the new one")
 	}

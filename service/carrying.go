@@ -59,7 +59,7 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 	defer cancel()
 	o := live.Defaults()
 	o.Options = c.CarryOptions()
-	o.Gap, o.Gateway, o.Unprobed = time.Duration(c.Consolidate.Gap), c.Consolidate.Gateway, !c.Consolidate.Probe
+	o.Pace, o.Gateway, o.Unprobed = k.paceConsolidation, c.Consolidate.Gateway, !c.Consolidate.Probe
 	if c.Batch.Mode == gate.Enforce {
 		o.Windows = c.RenewalWindows(time.Now())
 	}

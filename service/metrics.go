@@ -1,8 +1,13 @@
 package service
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/certherd/certherd/batch"
+	"github.com/certherd/certherd/plan"
 )
 
 // metrics are those of a replica. What comes from the newest report is made when
@@ -13,6 +18,7 @@ type metrics struct {
 	duration prometheus.Histogram
 	actions  *prometheus.CounterVec
 	messages *prometheus.CounterVec
+	updates  *prometheus.CounterVec
 }
 
 func newMetrics(s *Service) *metrics {
@@ -32,11 +38,14 @@ func newMetrics(s *Service) *metrics {
 		messages: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "certherd_notifications_total", Help: "Messages to webhooks, by format and result: success, or failed after several tries.",
 		}, []string{"format", "result"}),
+		updates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "certherd_batch_updates_total", Help: "Updates of gateways that this replica let go, by gateway and lane: budget, or urgent for those past it.",
+		}, []string{"gateway", "lane"}),
 	}
 	for _, r := range []string{"success", "waiting", "incomplete", "failed", "refused", "skipped"} {
 		m.rounds.WithLabelValues(r) // a rate needs the 0 before the first
 	}
-	m.registry.MustRegister(m.rounds, m.duration, m.actions, m.messages, state{s},
+	m.registry.MustRegister(m.rounds, m.duration, m.actions, m.messages, m.updates, state{s},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -51,6 +60,9 @@ var (
 	descHeld         = describe("requests_held", "CertificateRequests that this replica holds for their batch.")
 	descStopped      = describe("stopped", "1 when the circuit breaker has stopped everything until a person resumes, else 0.")
 	descUnread       = describe("gateways_unread", "What of the gateways could not be read when it was last tried, on the leader.")
+	descBatchHeld    = describe("batch_held", "Changes that the leader holds because a gateway's budget has no room for them, by action.", "action")
+	descHeldUntil    = describe("batch_next_timestamp_seconds", "When the next of the held changes may go, Unix time; 0 when none is held.")
+	descHeldLast     = describe("batch_last_timestamp_seconds", "When the last of the held changes may go if nothing else comes up, Unix time; 0 when none is held.")
 	descLeader       = describe("leader", "1 while this replica leads, else 0.")
 	descConfigValid  = describe("config_valid", "1 when the newest ConfigMap is in force, 0 when it was refused.")
 	descConfigTaken  = describe("config_last_success_timestamp_seconds", "When the configuration in force was taken over, Unix time.")
@@ -68,7 +80,7 @@ type state struct{ *Service }
 
 func (s state) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descHeld, descStopped, descUnread,
+		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descHeld, descStopped, descUnread, descBatchHeld, descHeldUntil, descHeldLast,
 	} {
 		ch <- d
 	}
@@ -86,6 +98,9 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descStopped, bit(s.stopped.Load()))
 	gauge(descUnread, float64(s.unread.Load()))
+	if l := s.ledger.Load(); l != nil {
+		collectHeld(gauge, l.Held())
+	}
 	p := s.newest.Load()
 	if p == nil {
 		return
@@ -118,6 +133,34 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 		gauge(descMemory, g.MemoryMiB.ChurnAfter*mib, name, "churn_after")
 		gauge(descMemory, g.MemoryMiB.Limit*mib, name, "limit")
 	}
+}
+
+// collectHeld tells what gateways' budgets hold, and until when.
+func collectHeld(gauge func(*prometheus.Desc, float64, ...string), all map[string][]batch.Held) {
+	counts := map[plan.Action]int{plan.Delete: 0, plan.Retire: 0, plan.Switch: 0, plan.Renew: 0}
+	var next, last time.Time
+	for _, held := range all {
+		for _, h := range held {
+			counts[h.Action]++
+			if next.IsZero() || h.Until.Before(next) {
+				next = h.Until
+			}
+			if h.Until.After(last) {
+				last = h.Until
+			}
+		}
+	}
+	for action, n := range counts {
+		gauge(descBatchHeld, float64(n), string(action))
+	}
+	seconds := func(t time.Time) float64 {
+		if t.IsZero() {
+			return 0
+		}
+		return float64(t.UnixMilli()) / 1000
+	}
+	gauge(descHeldUntil, seconds(next))
+	gauge(descHeldLast, seconds(last))
 }
 
 func bit(b bool) float64 {

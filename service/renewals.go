@@ -2,11 +2,13 @@ package service
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/certherd/certherd/batch"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
@@ -53,6 +55,10 @@ func (k *keeper) renew(ctx context.Context, c *configuration, consent *Consent, 
 			k.log.Error("nothing more renewed", zap.Error(err))
 			return false
 		}
+		if err := k.paceRenewals(ctx, c, s, change); err != nil {
+			k.log.Warn("nothing more renewed", zap.String("change", change.ID), zap.Error(err))
+			return false
+		}
 		round := "renew-" + s.Taken.UTC().Format("20060102-150405")
 		began := time.Now()
 		renewer.Renew(ctx, change.Steps, func(st plan.Step, result renewlive.Result, why string) {
@@ -73,6 +79,39 @@ func (k *keeper) renew(ctx context.Context, c *configuration, consent *Consent, 
 
 // maxSlack is how late a round is taken to begin at most.
 const maxSlack = 10 * time.Minute
+
+// paceRenewals waits until the gateways' budgets have room for a batch of
+// certificates, which go together; at the latest until the first of them is due, when
+// cert-manager renews it anyway.
+func (k *keeper) paceRenewals(ctx context.Context, c *configuration, s *inventory.Snapshot, change plan.Change) error {
+	it := batch.Item{Object: change.Steps[0].Object, Action: plan.Renew, Weight: len(change.Steps)}
+	for _, st := range change.Steps {
+		if x := s.Certificate(st.Object); x != nil && !x.Renewal.IsZero() && (it.Deadline.IsZero() || x.Renewal.Before(it.Deadline)) {
+			it.Deadline = x.Renewal
+		}
+	}
+	caller := k.ledger.Load().For(string(gate.Batch))
+	for {
+		going, held, err := caller.Ask(ctx, []batch.Item{it})
+		if len(going) > 0 || err != nil {
+			return err
+		}
+		if len(held) == 0 {
+			return errors.New("something else is about to be done with " + it.Object.String())
+		}
+		k.log.Info("renewals held", zap.String("change", change.ID), zap.Time("until", held[0].Until), zap.String("why", held[0].Why))
+		t := time.NewTimer(time.Until(held[0].Until))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+		if k.config.Load().taken != c.taken {
+			return errors.New("the configuration has changed")
+		}
+	}
+}
 
 // nextBatch is when certificates can be renewed together again after a round at now:
 // in the next round of the rule that begins inside of a window, or the one after that

@@ -36,6 +36,8 @@ func (s *Service) keep(ctx context.Context, leads bool) {
 		k.events = s.newEvents(ctx)
 		defer k.events.stop()
 		k.begin(ctx)
+		k.ledger.Store(k.newLedger())
+		defer k.ledger.Store(nil)
 		k.carrying = k.carry(ctx)
 		defer k.carrying.end()
 		defer k.approve(ctx)()
@@ -168,6 +170,11 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		}
 	}
 	k.waiting.Store(int64(waiting))
+	drains := gateways(snapshot)
+	k.drains.Store(&drains)
+	if k.leads {
+		k.showHeld(ctx, &r, cleared)
+	}
 	k.newest.Store(&published{report: r, options: report.Options{Rules: k.o.Rules, Version: k.o.Version}})
 	last := maps.Clone(k.last)
 	for _, d := range due {
@@ -384,8 +391,8 @@ func (k *keeper) prepare(c *configuration) error {
 	if err != nil {
 		return err
 	}
-	b := &breaker{k: k, c: c.Config, taken: c.taken, reader: reader}
-	collector, err := k.o.Collector(k.writer, c.Config, Hooks{Before: b.check, Tell: k.tell})
+	b := &breaker{k: k, c: c.Config, collects: c, reader: reader}
+	collector, err := k.o.Collector(k.writer, c.Config, Hooks{Before: b.check, Pace: k.ledger.Load().For(string(gate.GC)), Tell: k.tell})
 	if err != nil {
 		return err
 	}

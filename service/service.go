@@ -21,6 +21,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/certherd/certherd/apply"
+	batchlive "github.com/certherd/certherd/batch/live"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
@@ -49,6 +51,8 @@ type Hooks struct {
 	// Before is asked before each batch of writes. An error puts off all that is
 	// left.
 	Before func(context.Context) error
+	// Pace decides when what gateways see may be written.
+	Pace apply.Pacer
 	// Tell is told of each step as it ends.
 	Tell func(Outcome)
 }
@@ -125,10 +129,12 @@ type Service struct {
 	leading atomic.Bool
 	began   atomic.Int64 // when the round that is under way began, Unix time in ns; 0 when none is
 	ending  atomic.Bool
-	stopped atomic.Bool  // by the circuit breaker
-	unread  atomic.Int64 // gateways, when they were last read
-	waiting atomic.Int64 // changes that wait for a person
-	held    atomic.Int64 // requests that wait for their batch
+	stopped atomic.Bool                                     // by the circuit breaker
+	unread  atomic.Int64                                    // gateways, when they were last read
+	waiting atomic.Int64                                    // changes that wait for a person
+	drains  atomic.Pointer[map[inventory.Ref]time.Duration] // of the gateways of the newest look
+	ledger  atomic.Pointer[batchlive.Ledger]                // of the term; nil for a follower
+	held    atomic.Int64                                    // requests that wait for their batch
 
 	serious map[string]bool
 

@@ -28,9 +28,11 @@ import (
 // Options say how careful to be, and what to ask.
 type Options struct {
 	carry.Options
-	// Gap is the least time between the ends of two switches, which gateways see,
-	// and the next one. Only one namespace is switched at a time.
-	Gap time.Duration
+	// Pace, if set, is asked before a consolidation's consumers are switched, and told
+	// before they go back, with how many they are: gateways see each of them. It
+	// says why it has to wait, and until when; empty when it need not. Going back
+	// never waits.
+	Pace func(ctx context.Context, c *v1alpha1.Consolidation, consumers int, back bool) (wait string)
 	// Gateway is the address (host:port) at which handshakes are made. If it is
 	// empty, it is the one in the status of the consumer, port 443.
 	Gateway string
@@ -63,7 +65,7 @@ type Options struct {
 }
 
 // Defaults are the options of somebody who says nothing.
-func Defaults() Options { return Options{Options: carry.Defaults(), Gap: 30 * time.Second} }
+func Defaults() Options { return Options{Options: carry.Defaults()} }
 
 // Carrier carries consolidations out. It is for one goroutine, and for one leader.
 type Carrier struct {
@@ -200,8 +202,9 @@ func (r *Carrier) step(ctx context.Context, c *v1alpha1.Consolidation, all []*v1
 	if err := look.observe(ctx); err != nil {
 		return carry.Decision{}, err
 	}
-	look.Hold = r.hold(c, all, look.now)
+	look.Hold = r.hold(c, all)
 	d := carry.Next(c, look.Observation, r.o.Options, look.now)
+	r.pace(ctx, c, look, &d)
 	moved := d.Phase != c.Status.Phase
 	if err := r.store(ctx, c, look, d); err != nil {
 		return d, err
@@ -236,8 +239,19 @@ func (r *Carrier) step(ctx context.Context, c *v1alpha1.Consolidation, all []*v1
 	return d, err
 }
 
+// pace asks before anything moves that gateways see.
+func (r *Carrier) pace(ctx context.Context, c *v1alpha1.Consolidation, l *look, d *carry.Decision) {
+	back := d.Phase == v1alpha1.RollingBack
+	if r.o.Pace == nil || d.Phase == c.Status.Phase || !back && d.Phase != v1alpha1.Switching {
+		return
+	}
+	if wait := r.o.Pace(ctx, c, len(l.Consumers), back); wait != "" && !back {
+		*d = carry.Decision{Phase: c.Status.Phase, Message: wait}
+	}
+}
+
 // hold says why a consolidation has to wait before it begins, or switches.
-func (r *Carrier) hold(c *v1alpha1.Consolidation, all []*v1alpha1.Consolidation, now time.Time) string {
+func (r *Carrier) hold(c *v1alpha1.Consolidation, all []*v1alpha1.Consolidation) string {
 	if r.o.Hold != nil {
 		if why := r.o.Hold(c); why != "" {
 			return why
@@ -253,11 +267,6 @@ func (r *Carrier) hold(c *v1alpha1.Consolidation, all []*v1alpha1.Consolidation,
 		switch o.Status.Phase {
 		case v1alpha1.Switching, v1alpha1.RollingBack:
 			return fmt.Sprintf("one is switched at a time, and now it is %s/%s", o.Namespace, o.Name)
-		}
-		for _, x := range o.Status.Conditions {
-			if x.Type == v1alpha1.ConditionSwitched && now.Sub(x.LastTransitionTime.Time) < r.o.Gap {
-				return fmt.Sprintf("%s/%s was switched just now: the gateway gets %s to settle", o.Namespace, o.Name, r.o.Gap)
-			}
 		}
 	}
 	return ""

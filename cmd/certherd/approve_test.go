@@ -117,11 +117,15 @@ func (r *replica) held(name, by string) bool {
 }
 
 // seldom is a schedule that no test meets.
-const seldom = "schedule: '0 0 1 1 *', startingDeadline: 10s, minAge: 0s, secretDeletionsPerMinute: 600"
+const seldom = "schedule: '0 0 1 1 *', startingDeadline: 10s, minAge: 0s"
 
 func (s *site) config(format string, a ...any) {
 	s.Helper()
-	s.configure(map[string]string{"config.yaml": fmt.Sprintf(format, a...)})
+	text := fmt.Sprintf(format, a...)
+	if !strings.Contains(text, "batch:") {
+		text += "batch: {reloads: {updates: 600, gap: 0s}}\n"
+	}
+	s.configure(map[string]string{"config.yaml": text})
 }
 
 func TestApprove(t *testing.T) {
@@ -216,7 +220,7 @@ func TestApprove(t *testing.T) {
 	if cm, err := s.client.CoreV1().ConfigMaps("certherd").Get(t.Context(), service.ApprovalsName, metav1.GetOptions{}); err != nil || strings.Contains(fmt.Sprint(cm.Data), "-tls") {
 		t.Errorf("%v %v", cm, err)
 	}
-	s.wroteOnly("a", append(reporting, "selfsubjectaccessreviews", "configmaps/certherd/certherd-approvals", "configmaps/certherd/certherd-journal-000001", "secrets/team-a/left-over-tls", "secrets/team-a/second-tls", "secrets/team-a/third-tls", "secrets/team-a/fourth-tls")...)
+	s.wroteOnly("a", append(reporting, "selfsubjectaccessreviews", "configmaps/certherd/certherd-approvals", "configmaps/certherd/certherd-batch", "configmaps/certherd/certherd-journal-000001", "secrets/team-a/left-over-tls", "secrets/team-a/second-tls", "secrets/team-a/third-tls", "secrets/team-a/fourth-tls")...)
 
 	s.breaker(a)
 }
@@ -318,8 +322,8 @@ func (s *site) gatewayPod(page string) (port string) {
 func (s *site) ends(b *replica) {
 	names := []string{"seventh-tls", "eighth-tls", "ninth-tls"}
 	s.orphans(names...)
-	// After the first Secret, the next one is a minute away.
-	s.config("maxShare: 100%%\nbreaker: {settle: 0s}\ngc: {mode: enforce, schedule: '@every 10s', minAge: 0s, secretDeletionsPerMinute: 1, budget: {count: 50, share: 100%%}}\n")
+	// After the first Secret, the next one is half a minute away, which the metrics say.
+	s.config("maxShare: 100%%\nbreaker: {settle: 0s}\ngc: {mode: enforce, schedule: '@every 10s', minAge: 0s, budget: {count: 50, share: 100%%}}\nbatch: {reloads: {updates: 1, period: 30s, gap: 0s}}\n")
 	count := func() (n int) {
 		for _, name := range names {
 			if s.retired(name) {
@@ -329,7 +333,10 @@ func (s *site) ends(b *replica) {
 		return n
 	}
 	s.await("the first is retired", func() bool { return count() > 0 })
-	s.await("that is told at once", func() bool { return b.metric(`certherd_actions_total{action="retire",result="done"}`) == 2 })
+	s.await("that is told at once", func() bool { return b.metric(`certherd_actions_total{action="retire",result="done"}`) >= 2 })
+	s.await("the others are held", func() bool {
+		return b.metric(`certherd_batch_held{action="retire"}`) > 0 && b.metric("certherd_batch_next_timestamp_seconds") > float64(time.Now().Unix())
+	})
 	begin := time.Now()
 	s.must(b.cmd.Process.Signal(syscall.SIGTERM))
 	<-b.ends

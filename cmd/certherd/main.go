@@ -81,7 +81,7 @@ configuration says so.`,
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl certherd"}
 		root.Example = strings.ReplaceAll(root.Example, "  certherd ", "  kubectl certherd ")
 	}
-	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), approveCommand(), historyCommand(), undoCommand(), planCommand(), rejectCommand(), relayCommand(), versionCommand())
+	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), approveCommand(), historyCommand(), undoCommand(), planCommand(), rejectCommand(), relayCommand(), simulateCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())
 	})

@@ -186,7 +186,7 @@ type collector struct {
 
 func newCollector(cluster *rest.Config, s service.Options, c config.Config, h service.Hooks) (service.Collector, error) {
 	o := apply.Defaults()
-	o.Namespace, o.Look, o.Before = s.Namespace, s.Look, h.Before
+	o.Namespace, o.Look, o.Before, o.Pace = s.Namespace, s.Look, h.Before, h.Pace
 	o.Tell = func(x apply.Outcome) {
 		h.Tell(service.Outcome{Action: x.Action(), Object: x.Object(), Result: string(x.Status), Why: x.Why,
 			Planned: keeps(x), Change: x.Change.ID, Reason: string(x.Change.Why.Reason), Message: x.Change.Why.Message, Round: x.Round})
@@ -194,7 +194,6 @@ func newCollector(cluster *rest.Config, s service.Options, c config.Config, h se
 	o.Grace, o.ExpiredGrace = time.Duration(c.GC.GracePeriod), time.Duration(c.GC.ExpiredGracePeriod)
 	// A grace period that never ends must not keep the journal full for ever.
 	o.Keep = min(max(o.Keep, o.Grace), 90*24*time.Hour)
-	o.SecretsPerMinute = c.GC.SecretDeletionsPerMinute
 	a, err := apply.New(cluster, o)
 	if err != nil {
 		return nil, err

@@ -109,7 +109,8 @@ metadata: {name: certherd, namespace: ` + home + `}
 data:
   config.yaml: |
     maxShare: 100%
-    gc: {minAge: 0s, secretDeletionsPerMinute: 600, budget: {count: 1000, share: 100%} }
+    gc: {minAge: 0s, budget: {count: 1000, share: 100%}}
+    batch: {reloads: {updates: 600, gap: 0s}}
     consolidate: {mode: propose, soak: 5s, gateway: "{{.}}"}
 `
 

@@ -264,7 +264,7 @@ func (w *world) get(t *testing.T, ns string) *v1alpha1.Consolidation {
 // options are those of a Carrier that takes its time to soak and no more.
 func (w *world) options(logf func(string, ...any)) carrylive.Options {
 	o := carrylive.Defaults()
-	o.Soak, o.Gap, o.Gateway = 3*time.Second, time.Second, w.stack.GatewayTLS
+	o.Soak, o.Gateway = 3*time.Second, w.stack.GatewayTLS
 	o.Undelete = func(ctx context.Context, ref inventory.Ref) error {
 		u, err := apply.NewUndoer(w.cfg, home)
 		if err != nil {
@@ -334,7 +334,7 @@ func (s *sweeper) round(ctx context.Context) error {
 		s.logf("held: %s %s: %s", h.Change.Why.Reason, h.Change.Why.Object, h.Why)
 	}
 	o := apply.Defaults()
-	o.Namespace, o.Look, o.SecretsPerMinute = home, look, 600
+	o.Namespace, o.Look = home, look
 	a, err := apply.New(s.w.cfg, o)
 	if err != nil {
 		return err

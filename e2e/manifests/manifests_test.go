@@ -502,7 +502,7 @@ func verdicts(r report.Report) map[string]string {
 
 const (
 	reports  = "maxShare: 100%\ngc: {schedule: '@every 10s', minAge: 0s, requestAge: 0s}\nconsolidate: {schedule: '@every 10s'}\nbatch: {schedule: '@every 10s'}\n"
-	enforces = "maxShare: 100%\ngc: {mode: enforce, schedule: '@every 10s', minAge: 0s, requestAge: 0s, secretDeletionsPerMinute: 600, budget: {count: 100, share: 100%}, gracePeriod: 168h}\n"
+	enforces = "maxShare: 100%\ngc: {mode: enforce, schedule: '@every 10s', minAge: 0s, requestAge: 0s, budget: {count: 100, share: 100%}, gracePeriod: 168h}\nbatch: {reloads: {updates: 600, gap: 0s}}\n"
 )
 
 func TestInstalled(t *testing.T) {

@@ -131,7 +131,7 @@ func TestClockJumps(t *testing.T) {
 	ctx := t.Context()
 	s.must(s.cluster.Namespaces(ctx, team))
 	const grace = 100 * time.Hour
-	s.configure("maxShare: 100%\ngc: {mode: enforce, schedule: '@every 1h', startingDeadline: 30m, minAge: 0s, gracePeriod: 100h, secretDeletionsPerMinute: 600, budget: {count: disabled, share: 100%}}\nbatch: {schedule: '@every 10s'}\n")
+	s.configure("maxShare: 100%\ngc: {mode: enforce, schedule: '@every 1h', startingDeadline: 30m, minAge: 0s, gracePeriod: 100h, budget: {count: disabled, share: 100%}}\nbatch: {schedule: '@every 10s', reloads: {updates: 600, gap: 0s}}\n")
 
 	// A name that is a word is mentioned somewhere, and thus perhaps used.
 	orphaned := func(name string) {

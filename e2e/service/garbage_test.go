@@ -46,8 +46,8 @@ gc:
   minAge: 0s
   gracePeriod: GRACE
   expiredGracePeriod: 0s
-  secretDeletionsPerMinute: 600
   budget: {count: disabled, share: 100%}
+batch: {reloads: {updates: 600, gap: 0s}}
 `
 
 func enforcing(every, grace string) string {

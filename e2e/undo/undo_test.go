@@ -158,7 +158,7 @@ func TestUndoOrdersNoCertificate(t *testing.T) {
 		return s, err
 	}
 	o := apply.Defaults()
-	o.Namespace, o.Look, o.SecretsPerMinute = home, look, 600
+	o.Namespace, o.Look = home, look
 	a, err := apply.New(cfg, o)
 	must(err)
 	round := func() []apply.Outcome {
