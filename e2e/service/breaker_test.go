@@ -106,7 +106,8 @@ func weak(t *testing.T, host string) (certificate, key []byte) {
 const breakerConfig = `
 maxShare: 100%
 breaker: {pods: [], gateways: ["http://ENVOY/stats/prometheus"], settle: 1s}
-gc: {mode: enforce, schedule: "@every 10s", minAge: 0s, secretDeletionsPerMinute: 600, budget: {count: 1, share: 100%}}
+gc: {mode: enforce, schedule: "@every 10s", minAge: 0s, budget: {count: 1, share: 100%}}
+batch: {reloads: {updates: 600, gap: 0s}}
 `
 
 // TestGatewaysThatBecomeWorse: what net-kourier and Envoy themselves say after a

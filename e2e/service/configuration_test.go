@@ -18,7 +18,8 @@ import (
 const oneByOne = `
 maxShare: 100%
 breaker: {settle: 0s, unready: 1000000, rejected: 1000000}
-gc: {mode: enforce, schedule: "@every 10s", minAge: 0s, secretDeletionsPerMinute: 600, budget: {count: 1, share: 100%}}
+gc: {mode: enforce, schedule: "@every 10s", minAge: 0s, budget: {count: 1, share: 100%}}
+batch: {reloads: {updates: 600, gap: 0s}}
 `
 
 // TestConfigurationGoesAway: while a Certificate is being deleted, which is the first

@@ -132,7 +132,8 @@ spec: {secretName: svc-7f3-tls, dnsNames: [svc-7f3.example.com], issuerRef: {nam
 const collectAll = `
 maxShare: 100%
 breaker: {settle: 0s, unready: 1000000}
-gc: {mode: enforce, schedule: "@every 10s", minAge: 0s, secretDeletionsPerMinute: 600, budget: {count: disabled, share: 100%}}
+gc: {mode: enforce, schedule: "@every 10s", minAge: 0s, budget: {count: disabled, share: 100%}}
+batch: {reloads: {updates: 600, gap: 0s}}
 `
 
 // fated is a namespace with one of everything that is collected or put right, and a
