@@ -31,6 +31,14 @@ const (
 	patience = time.Second
 )
 
+// The reasons of Events.
+const (
+	reasonRejected = "Rejected"
+	reasonFellBack = "FellBack"
+	reasonSettled  = "Settled"
+	reasonRefused  = "Refused"
+)
+
 // gateway is one stream of one Envoy: what it has, what it has acknowledged, and
 // what it should have. Each has caches of its own, so that none waits for
 // another.
@@ -44,8 +52,10 @@ type gateway struct {
 	onDemand bool
 	log      *zap.Logger
 	count    *counters
-	now      func() time.Time
-	drain    time.Duration
+	// tell is what Events are made of.
+	tell  func(reason, format string, a ...any)
+	now   func() time.Time
+	drain time.Duration
 
 	mu     sync.Mutex
 	closed bool
@@ -129,7 +139,7 @@ type parked struct {
 }
 
 func newGateway(peer string, delta bool, log *zap.Logger, count *counters, limits pace.Limits, now func() time.Time) *gateway {
-	g := &gateway{peer: peer, delta: delta, log: log, count: count, now: now, drain: limits.Window,
+	g := &gateway{peer: peer, delta: delta, log: log, count: count, tell: func(string, string, ...any) {}, now: now, drain: limits.Window,
 		lanes: map[string]*lane{}, pacer: pace.Pacer{Limits: limits}}
 	for _, t := range relayed {
 		g.lanes[t] = &lane{typeURL: t, cache: cachev3.NewLinearCache(t), editions: map[uint64]edition{}, gone: map[string]time.Time{}, names: map[string]bool{}, told: map[string]bool{}}
@@ -215,6 +225,11 @@ func (g *gateway) rejected(l *lane, words string) {
 	g.count.rejections.WithLabelValues(name, culprit).Inc()
 	g.log.Warn("the gateway rejected an update", zap.String("type", name), zap.String("resource", culprit), zap.String("message", l.words),
 		zap.String("version", refused.version), zap.Int("rejections", l.rejections))
+	about := culprit
+	if about == "" {
+		about = "(none is named)"
+	}
+	g.tell(reasonRejected, "The gateway at %s rejected an update of %s, and keeps what it had. Resource: %s. Envoy says: %s", g.peer, name, about, l.words)
 	l.answered = max(l.answered, l.sentSeq)
 	before, known := l.editions[l.good]
 	switch {
@@ -225,6 +240,7 @@ func (g *gateway) rejected(l *lane, words string) {
 		g.rawUntil = now.Add(fallbackFor)
 		g.count.fallbacks.Inc()
 		g.log.Error("the gateway falls back to what the controller sends", zap.String("type", name), zap.Duration("for", fallbackFor))
+		g.tell(reasonFellBack, "The gateway at %s gets for %.0f minutes what the controller sends, as it rejects what the relay makes of it: %s", g.peer, fallbackFor.Minutes(), l.words)
 		for _, l := range g.lanes {
 			l.refused, l.rejections = "", 0
 		}

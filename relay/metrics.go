@@ -15,7 +15,7 @@ type counters struct {
 	received, receivedBytes, undecodable *prometheus.CounterVec
 	pushes, sentBytes                    *prometheus.CounterVec
 	coalesced, rejections                *prometheus.CounterVec
-	fallbacks                            prometheus.Counter
+	fallbacks, refused                   prometheus.Counter
 }
 
 func newCounters() *counters {
@@ -31,6 +31,7 @@ func newCounters() *counters {
 		coalesced:     vec("coalesced_total", "Answers of the controller that led to no push, by type and reason: unchanged (the same content), superseded (a gateway got a newer one instead).", "type", "reason"),
 		rejections:    vec("rejections_total", "Answers that a gateway rejected, by type and the resource that its message names.", "type", "resource"),
 		fallbacks:     prometheus.NewCounter(prometheus.CounterOpts{Name: "certherd_relay_fallbacks_total", Help: "How often a gateway fell back to what the controller sends, after it had rejected the relay's form."}),
+		refused:       prometheus.NewCounter(prometheus.CounterOpts{Name: "certherd_relay_gateways_refused_total", Help: "How often a gateway was refused because its node id is not the one that the relay serves."}),
 	}
 	for _, name := range shortNames {
 		// A rate needs the 0 before the first.
@@ -46,7 +47,7 @@ func newCounters() *counters {
 }
 
 func (c *counters) all() []prometheus.Collector {
-	return []prometheus.Collector{c.received, c.receivedBytes, c.undecodable, c.pushes, c.sentBytes, c.coalesced, c.rejections, c.fallbacks}
+	return []prometheus.Collector{c.received, c.receivedBytes, c.undecodable, c.pushes, c.sentBytes, c.coalesced, c.rejections, c.fallbacks, c.refused}
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {

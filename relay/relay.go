@@ -67,6 +67,21 @@ type Options struct {
 	Shape         ShapeOptions
 	Version       string
 	Log           *zap.Logger
+	// Tell is told what somebody should look at, a reason in one word and a message of
+	// at most a thousand bytes; nil for nobody. It must not wait.
+	Tell func(reason, message string)
+}
+
+// tell tells of something under Tell's limits.
+func (o *Options) tell(reason, format string, a ...any) {
+	if o.Tell == nil {
+		return
+	}
+	message := fmt.Sprintf(format, a...)
+	if len(message) > 1000 {
+		message = strings.ToValidUTF8(message[:997], "") + "…"
+	}
+	o.Tell(reason, message)
 }
 
 // GCPercent is the garbage collector's setting (runtime/debug.SetGCPercent) that
@@ -131,6 +146,7 @@ func New(o Options) (*Relay, error) {
 		return nil, fmt.Errorf("cannot use --upstream: %w", err)
 	}
 	r.source = newSource(&corev3.Node{Id: o.NodeID, Cluster: o.NodeCluster}, r.conn, o.Log.Named("upstream"), r.count, o.Shape)
+	r.source.tell = r.o.tell
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(math.MaxInt32),
 		// Kourier's gateways ping every 30 s.

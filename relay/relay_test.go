@@ -187,6 +187,12 @@ func run(t *testing.T, c *controller, limits pace.Limits, log *zap.Logger) (gate
 	t.Helper()
 	o := Defaults()
 	o.Upstream, o.Listen, o.Local, o.Pace, o.Log, o.Version = c.address, "127.0.0.1:0", "127.0.0.1:0", limits, log, "test"
+	return runWith(t, o)
+}
+
+// runWith is run with all options.
+func runWith(t *testing.T, o Options) (gateways, local string) {
+	t.Helper()
 	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -454,6 +460,53 @@ func TestRejection(t *testing.T) {
 		t.Errorf("the log lacks Envoy's words: %s", text)
 	}
 	noKeys(t, p, logged.String(), metrics, get(t, local, "/dump"))
+}
+
+// TestEventsTellWhatIsWrong: what Events are made of names the gateway, the
+// resource and Envoy's words, and no key.
+func TestEventsTellWhatIsWrong(t *testing.T) {
+	c := newController(t)
+	p, broken := newPair(t, "x"), newPair(t, "y")
+	broken.key = newPair(t, "z").key
+	c.set(testWorld{clusters: []string{"a"}, leadsTo: map[string]string{"x": "a", "y": "a"}, pairs: map[string]pair{"x": p, "y": broken}})
+	told := make(chan string, 100)
+	o := Defaults()
+	o.Upstream, o.Listen, o.Local, o.Pace, o.Log = c.address, "127.0.0.1:0", "127.0.0.1:0", eager, zaptest.NewLogger(t)
+	o.Tell = func(reason, message string) { told <- reason + ": " + message }
+	gateways, local := runWith(t, o)
+	want := func(parts ...string) {
+		t.Helper()
+		text := <-told
+		for _, part := range parts {
+			if !strings.Contains(text, part) {
+				t.Errorf("%q lacks %q", text, part)
+			}
+		}
+		if len(text) > 1024 {
+			t.Errorf("%d bytes were told: an Event has 1024", len(text))
+		}
+		noKeys(t, p, text)
+		noKeys(t, broken, text)
+	}
+	want("Settled: ", "its key does not belong to its certificate")
+	e := newEnvoy(t, gateways)
+	e.ask(resource.ListenerType)
+	e.reject(e.next(resource.ListenerType), `Error adding/updating listener(s) secure: no, because `+strings.Repeat("of this ", 300)+` inline_bytes: "`+string(p.key)+`"`)
+	want("Rejected: ", "127.0.0.1:", "listeners", "Resource: secure", "no, because of this")
+	want("FellBack: ", "10 minutes")
+
+	// Another's node id: what the relay has is not for it.
+	other := newEnvoy(t, gateways)
+	if err := other.stream.Send(&discovery.DiscoveryRequest{TypeUrl: resource.ClusterType, Node: &corev3.Node{Id: "another"}}); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := other.stream.Recv(); err == nil || !strings.Contains(err.Error(), "another") {
+		t.Errorf("a gateway of another node id got %v, %v", answer, err)
+	}
+	want("Refused: ", `"another"`, nodeID)
+	if metrics := get(t, local, "/metrics"); !strings.Contains(metrics, "certherd_relay_gateways_refused_total 1") {
+		t.Error("no metric says that a gateway was refused")
+	}
 }
 
 // noKeys fails if any text holds a key.

@@ -12,7 +12,9 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	serverv3 "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -28,9 +30,9 @@ func (r *Relay) callbacks() serverv3.Callbacks {
 		StreamClosedFunc:      func(id int64, _ *corev3.Node) { r.close(stream{id, false}) },
 		DeltaStreamClosedFunc: func(id int64, _ *corev3.Node) { r.close(stream{id, true}) },
 		StreamRequestFunc: func(id int64, request *discovery.DiscoveryRequest) error {
-			g := r.gateway(stream{id, false}, &request.Node)
-			if g == nil {
-				return errors.New("the stream is closed")
+			g, err := r.asks(stream{id, false}, &request.Node)
+			if err != nil {
+				return err
 			}
 			// The cache answers a request without a version at once, and in full: right
 			// for the first of a stream, whatever an earlier stream said, and wrong for
@@ -46,9 +48,9 @@ func (r *Relay) callbacks() serverv3.Callbacks {
 			return nil
 		},
 		StreamDeltaRequestFunc: func(id int64, request *discovery.DeltaDiscoveryRequest) error {
-			g := r.gateway(stream{id, true}, &request.Node)
-			if g == nil {
-				return errors.New("the stream is closed")
+			g, err := r.asks(stream{id, true}, &request.Node)
+			if err != nil {
+				return err
 			}
 			g.requested(request.GetTypeUrl(), request.GetResponseNonce(), func(l *lane) {
 				l.subscribeMore(request.GetResourceNamesSubscribe(), request.GetResourceNamesUnsubscribe())
@@ -69,8 +71,8 @@ func (r *Relay) callbacks() serverv3.Callbacks {
 }
 
 // refusal is what Envoy says of an answer that it rejects, nil when it does not.
-func refusal(status interface{ GetMessage() string }) *string {
-	if message := status.GetMessage(); message != "" {
+func refusal(detail interface{ GetMessage() string }) *string {
+	if message := detail.GetMessage(); message != "" {
 		return &message
 	}
 	return nil
@@ -111,9 +113,26 @@ func (r *Relay) open(ctx context.Context, id stream) {
 		address = p.Addr.String()
 	}
 	g := newGateway(address, id.delta, r.o.Log.Named("gateway").With(zap.String("gateway", address)), r.count, r.o.Pace, time.Now)
+	g.tell = r.o.tell
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.gateways[id] = g
+}
+
+// asks finds the gateway that makes a request. One whose node the controller has
+// another state for is refused: what the relay has is not for it.
+func (r *Relay) asks(id stream, node **corev3.Node) (*gateway, error) {
+	if asker := (*node).GetId(); asker != "" && asker != r.o.NodeID {
+		r.count.refused.Inc()
+		r.o.Log.Warn("refused a gateway of another node id", zap.String("node", asker), zap.String("served", r.o.NodeID))
+		r.o.tell(reasonRefused, "A gateway with the node id %q was refused: this relay has the state of %q (--node-id). Run a relay for it, or give its bootstrap configuration that id.", asker, r.o.NodeID)
+		return nil, status.Errorf(codes.FailedPrecondition, "the relay has the state of node id %q, and not of %q", r.o.NodeID, asker)
+	}
+	g := r.gateway(id, node)
+	if g == nil {
+		return nil, errors.New("the stream is closed")
+	}
+	return g, nil
 }
 
 // gateway finds the gateway of a stream. node is that of a request, which only

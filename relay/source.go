@@ -27,6 +27,8 @@ type source struct {
 	log   *zap.Logger
 	count *counters
 	shape ShapeOptions
+	// tell is what Events are made of.
+	tell func(reason, format string, a ...any)
 
 	mu sync.Mutex
 	// given is the controller's state, and shaped what became of it.
@@ -66,7 +68,7 @@ type part struct {
 }
 
 func newSource(node *corev3.Node, conn grpc.ClientConnInterface, log *zap.Logger, count *counters, o ShapeOptions) *source {
-	s := &source{node: node, conn: conn, log: log, count: count, shape: o,
+	s := &source{node: node, conn: conn, log: log, count: count, shape: o, tell: func(string, string, ...any) {},
 		contents: map[string]*content{}, raw: map[string]*content{}, gateways: map[*gateway]bool{}, connected: map[string]bool{},
 		received: map[string]time.Time{}, problems: map[string][]shape.Problem{}, shapers: map[string]*part{}}
 	for _, group := range [][]string{{resource.ClusterType}, {resource.EndpointType}, {resource.RouteType}, {resource.ListenerType, resource.SecretType}} {
@@ -251,6 +253,7 @@ func (s *source) report(typeURL string, problems []shape.Problem) {
 	for _, p := range problems {
 		if !slices.Contains(s.problems[typeURL], p) {
 			s.log.Warn("settled a problem in what the controller sent", zap.String("type", shortNames[p.Type]), zap.String("resource", p.Resource), zap.String("why", p.Why))
+			s.tell(reasonSettled, "%s: %s", p.Resource, p.Why)
 		}
 	}
 	s.problems[typeURL] = problems

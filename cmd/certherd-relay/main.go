@@ -34,7 +34,7 @@ func main() {
 }
 
 func rootCommand() *cobra.Command {
-	o, level := relay.Defaults(), "info"
+	o, level, pod := relay.Defaults(), "info", podFromEnvironment()
 	c := &cobra.Command{
 		Use:   "certherd-relay",
 		Short: "Give Kourier's gateways only what changed, once, in a stable form",
@@ -70,6 +70,12 @@ away. Several replicas need no leader.`,
 				debug.SetGCPercent(relay.GCPercent)
 			}
 			o.Log, o.Version = log, version()
+			tell, stop, err := pod.events(log)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			o.Tell = tell
 			r, err := relay.New(o)
 			if err != nil {
 				return err
@@ -98,6 +104,7 @@ away. Several replicas need no leader.`,
 	f.BoolVar(&o.Shape.Merge, "merge", o.Shape.Merge, "make one filter chain of those that differ in server names alone")
 	f.BoolVar(&o.Shape.OnDemand, "on-demand", false, "let gateways load certificates when they are first asked for (Envoy 1.37 or newer)")
 	f.StringSliceVar(&o.Shape.Prefetch, "prefetch", nil, "with --on-demand, server names whose certificates are loaded at once")
+	f.StringVar(&pod.kubeconfig, "kubeconfig", "", "kubeconfig file for the API server that gets Events on the relay's pod (default: the cluster that it runs in, if any)")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	c.AddCommand(dumpCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,

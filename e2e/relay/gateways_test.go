@@ -55,6 +55,17 @@ type gateway struct {
 // start runs a gateway, and waits until it is ready as the kubelet would see it.
 func (w *world) start(t *testing.T, name string, k kind) *gateway {
 	t.Helper()
+	w.run(t, name, k, nil)
+	g := &gateway{name: name, client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10,
+		TLSClientConfig: &tls.Config{RootCAs: w.ca.pool},
+		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return w.stack.DialPod(ctx, name, 8443) }}}}
+	w.isReady(t, g)
+	return g
+}
+
+// run runs a gateway's pod, with its containers changed by change, which may be nil.
+func (w *world) run(t *testing.T, name string, k kind, change func(*stack.Container)) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "envoy.yaml")
 	if err := os.WriteFile(file, []byte(k.bootstrap), 0o644); err != nil {
 		t.Fatal(err)
@@ -67,15 +78,15 @@ func (w *world) start(t *testing.T, name string, k kind) *gateway {
 	}
 	pod.Containers = append(pod.Containers, stack.Container{Name: "envoy", Program: "envoy",
 		Args: []string{"-c", file, "--log-level", "info", "--drain-time-s", "15", "--drain-strategy", "immediate", "--disable-hot-restart", "--concurrency", "1"}})
+	for i := range pod.Containers {
+		if change != nil {
+			change(&pod.Containers[i])
+		}
+	}
 	if err := w.stack.RunPod(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.stack.StopPod(context.Background(), name) }) // most have been stopped
-	g := &gateway{name: name, client: &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10,
-		TLSClientConfig: &tls.Config{RootCAs: w.ca.pool},
-		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return w.stack.DialPod(ctx, name, 8443) }}}}
-	w.isReady(t, g)
-	return g
 }
 
 // isReady waits until the readiness probe of Kourier's Deployment passes.

@@ -5,11 +5,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
@@ -18,6 +24,19 @@ import (
 
 // installed builds net-kourier's gateway with a component, as an operator would.
 func installed(t *testing.T, component string) (gateway appsv1.Deployment, configMaps map[string]string, kinds map[string]int) {
+	t.Helper()
+	var others []unstructured.Unstructured
+	gateway, configMaps, others = documents(t, component)
+	kinds = map[string]int{}
+	for _, o := range others {
+		kinds[o.GetKind()]++
+	}
+	return gateway, configMaps, kinds
+}
+
+// documents are what kustomize builds: the gateway's Deployment, ConfigMaps, and
+// all of it.
+func documents(t *testing.T, component string) (gateway appsv1.Deployment, configMaps map[string]string, all []unstructured.Unstructured) {
 	t.Helper()
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "knative.dev/net-kourier").Output()
 	if err != nil {
@@ -49,16 +68,16 @@ func installed(t *testing.T, component string) (gateway appsv1.Deployment, confi
 	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	documents, err := scenario.Kustomize(folder)
+	built, err := scenario.Kustomize(folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	configMaps, kinds = map[string]string{}, map[string]int{}
-	decoder := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(string(documents)), 4096)
+	configMaps = map[string]string{}
+	decoder := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(string(built)), 4096)
 	for {
 		var raw map[string]any
 		if err := decoder.Decode(&raw); err == io.EOF {
-			return gateway, configMaps, kinds
+			return gateway, configMaps, all
 		} else if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +86,7 @@ func installed(t *testing.T, component string) (gateway appsv1.Deployment, confi
 			t.Fatal(err)
 		}
 		kind, _ := raw["kind"].(string)
-		kinds[kind]++
+		all = append(all, unstructured.Unstructured{Object: raw})
 		switch kind {
 		case "ConfigMap":
 			var c corev1.ConfigMap
@@ -115,6 +134,72 @@ func TestComponents(t *testing.T) {
 		if want := map[string]int{"relay": 2, "relay-sidecar": 1}[component]; kinds["Deployment"] != want {
 			t.Errorf("%s: %d Deployments, want %d", component, kinds["Deployment"], want)
 		}
+	}
+}
+
+// TestNetworkPolicy: what the policy lets in is what Kourier's gateways are, at the
+// port that their bootstrap configuration has, and it lets out to where net-kourier is.
+func TestNetworkPolicy(t *testing.T) {
+	gateway, _, all := documents(t, "relay")
+	var policy networkingv1.NetworkPolicy
+	var relay appsv1.Deployment
+	for _, o := range all {
+		var into any
+		switch {
+		case o.GetKind() == "NetworkPolicy":
+			into = &policy
+		case o.GetKind() == "Deployment" && o.GetName() == "certherd-relay":
+			into = &relay
+		default:
+			continue
+		}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into); err != nil {
+			t.Fatal(err)
+		}
+	}
+	matches := func(s *metav1.LabelSelector, l map[string]string) bool {
+		selector, err := metav1.LabelSelectorAsSelector(s)
+		return err == nil && selector.Matches(labels.Set(l))
+	}
+	pods := relay.Spec.Template.Labels
+	if !matches(&policy.Spec.PodSelector, pods) || matches(&policy.Spec.PodSelector, gateway.Spec.Template.Labels) {
+		t.Error("the policy is not for the relay's pods alone")
+	}
+	reaches := func(rules []networkingv1.NetworkPolicyIngressRule, from map[string]string, port int32) bool {
+		return slices.ContainsFunc(rules, func(r networkingv1.NetworkPolicyIngressRule) bool {
+			return slices.ContainsFunc(r.Ports, func(p networkingv1.NetworkPolicyPort) bool { return p.Port.IntVal == port }) &&
+				slices.ContainsFunc(r.From, func(p networkingv1.NetworkPolicyPeer) bool {
+					return p.NamespaceSelector == nil && p.PodSelector != nil && matches(p.PodSelector, from)
+				})
+		})
+	}
+	for _, c := range []struct {
+		who  map[string]string
+		port int32
+		want bool
+	}{
+		{gateway.Spec.Template.Labels, 18000, true},
+		{gateway.Spec.Template.Labels, 9105, false},
+		{map[string]string{"app": "any"}, 18000, false},
+		{pods, 18000, false},
+	} {
+		if got := reaches(policy.Spec.Ingress, c.who, c.port); got != c.want {
+			t.Errorf("pods with %v may reach port %d: %t", c.who, c.port, got)
+		}
+	}
+	for _, rule := range policy.Spec.Ingress {
+		if len(rule.From) == 0 || len(rule.Ports) == 0 {
+			t.Errorf("a rule lets in everybody, or to every port: %v", rule)
+		}
+	}
+	var out []int32
+	for _, rule := range policy.Spec.Egress {
+		for _, p := range rule.Ports {
+			out = append(out, p.Port.IntVal)
+		}
+	}
+	if want := []int32{18000, 443, 6443, 53, 53}; !slices.Equal(out, want) {
+		t.Errorf("the relay may go to ports %v, want %v", out, want)
 	}
 }
 

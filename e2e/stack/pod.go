@@ -33,6 +33,8 @@ type Container struct {
 	// Program is "envoy" for the stack's, or a path.
 	Program string
 	Args    []string
+	// Env are further environment variables, as in NAME=value.
+	Env []string
 }
 
 // RunPod starts a pod, in a stack of level Full. It does not wait until the
@@ -220,7 +222,7 @@ func (s *supervisor) runPod(ctx context.Context, spec Pod, names dns.Handler) er
 		}
 	}
 	for _, c := range spec.Containers {
-		svc := &service{name: spec.Name + "-" + c.Name, program: c.Program, args: c.Args, network: network, grace: 20 * time.Second}
+		svc := &service{name: spec.Name + "-" + c.Name, program: c.Program, args: c.Args, env: c.Env, network: network, grace: 20 * time.Second}
 		if !filepath.IsAbs(c.Program) {
 			svc.part = Envoy
 		}
