@@ -134,7 +134,7 @@ func (b Breaker) check(k *checker) {
 		}
 	}
 	for i, p := range b.Pods {
-		if _, err := p.split(); err != nil {
+		if _, err := gateway.ParsePods(string(p)); err != nil {
 			k.fail(fmt.Sprintf("breaker.pods[%d]", i), "%v", err)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	_ "embed"
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -348,7 +347,7 @@ func Default() Config {
 		MaxShare: Share(limits.MaxShare),
 
 		ApprovalLifetime: Duration(168 * time.Hour),
-		Breaker:          Breaker{Pods: []Pods{podsOf(gateway.Kourier())}, Unreadable: StopUnreadable, Settle: Duration(10 * time.Second), Failed: Share(gateway.Defaults().Failed)},
+		Breaker:          Breaker{Pods: []Pods{Pods(gateway.Kourier().String())}, Unreadable: StopUnreadable, Settle: Duration(10 * time.Second), Failed: Share(gateway.Defaults().Failed)},
 		Notify:           Notify{Source: "certherd", Delay: Duration(time.Minute)},
 		GC: GC{
 			Rule:   rule(gate.GC, "7 * * * *"),
@@ -478,7 +477,7 @@ func (c Config) PacingOptions() renew.Pacing {
 func (c Config) GatewayOptions() gateway.Options {
 	o := gateway.Options{Pages: c.Breaker.Gateways}
 	for _, p := range c.Breaker.Pods {
-		if x, err := p.split(); err == nil { // Parse lets nothing else through
+		if x, err := gateway.ParsePods(string(p)); err == nil { // Parse lets nothing else through
 			o.Pods = append(o.Pods, x)
 		}
 	}
@@ -711,34 +710,12 @@ func (u *Unreadable) UnmarshalText(text []byte) error {
 
 func (u Unreadable) String() string { return string(u) }
 
-// Pods are gateways that run as Pods, written like
-// kourier-system/app=3scale-kourier-gateway:9000/stats/prometheus.
+// Pods are gateways that run as Pods, as gateway.ParsePods takes them.
 type Pods string
 
-var podsForm = regexp.MustCompile(`^([a-z0-9][-a-z0-9]*)/(.+):([0-9]+)(/.*)$`)
-
-func (p Pods) split() (gateway.Pods, error) {
-	m := podsForm.FindStringSubmatch(string(p))
-	if m == nil {
-		return gateway.Pods{}, fmt.Errorf("%q names no Pods: write namespace/labelselector:port/path, for example %s", p, podsOf(gateway.Kourier()))
-	}
-	if _, err := labels.Parse(m[2]); err != nil {
-		return gateway.Pods{}, fmt.Errorf("%q is no label selector: %w", m[2], err)
-	}
-	port, err := strconv.ParseUint(m[3], 10, 16)
-	if err != nil || port == 0 {
-		return gateway.Pods{}, fmt.Errorf("%q is no port", m[3])
-	}
-	return gateway.Pods{Namespace: m[1], Selector: m[2], Port: int(port), Path: m[4]}, nil
-}
-
-func podsOf(p gateway.Pods) Pods {
-	return Pods(fmt.Sprintf("%s/%s:%d%s", p.Namespace, p.Selector, p.Port, p.Path))
-}
-
-// UnmarshalText takes what can be split.
+// UnmarshalText takes what gateway.ParsePods does.
 func (p *Pods) UnmarshalText(text []byte) error {
-	if _, err := Pods(text).split(); err != nil {
+	if _, err := gateway.ParsePods(string(text)); err != nil {
 		return err
 	}
 	*p = Pods(text)

@@ -129,7 +129,7 @@ type gateway struct {
 
 func gateways(s *inventory.Snapshot) []gateway {
 	var out []gateway
-	for _, g := range cost.Gateways(s, nil) {
+	for _, g := range cost.Gateways(s, nil, nil) {
 		out = append(out, gateway{g, g.Workload.Label("app.kubernetes.io/version")})
 	}
 	return out

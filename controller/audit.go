@@ -45,7 +45,7 @@ func NewAudit(s *inventory.Snapshot, o Options) (*Audit, error) {
 	if broken != nil {
 		a.broken, a.switches = true, nil
 	}
-	a.tally(plan.New(s, cost.Checks(cost.MovesOf(s, a.switches))))
+	a.tally(plan.New(s, cost.Checks(cost.MovesOf(s, a.switches), o.Measured)))
 	shown := plan.Plan{Changes: slices.Clone(a.switches)}
 	o.narrow(s, &shown)
 	count(&a.Report, s, o, shown.Changes)
@@ -92,7 +92,7 @@ func (a *Audit) parts(reasons []plan.Reason, do func(plan.Plan) bool) {
 		proposed := !a.broken
 		i := slices.IndexFunc(planning, func(c plan.Check) bool { return c.Reason == reason })
 		if i < 0 {
-			planning, proposed = cost.Checks(cost.MovesOf(a.s, a.switches)), true
+			planning, proposed = cost.Checks(cost.MovesOf(a.s, a.switches), a.o.Measured), true
 			i = slices.IndexFunc(planning, func(c plan.Check) bool { return c.Reason == reason })
 		}
 		p := plan.New(a.s, planning[i:i+1])
@@ -115,7 +115,7 @@ func (a *Audit) Findings() iter.Seq[[]report.Finding] {
 			p.Changes = nil
 			part := make([]report.Finding, 0, len(p.Findings))
 			for i := range p.Findings {
-				part = append(part, reportFinding(&p.Findings[i]))
+				part = append(part, reportFinding(&p.Findings[i], a.s, a.o.Loads))
 				p.Findings[i] = plan.Finding{} // what is not needed any more makes room
 			}
 			return yield(part)

@@ -4,6 +4,7 @@ package controller
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,10 @@ type Options struct {
 	// Selector narrows it to Secrets and Certificates with these labels. Nil
 	// means all.
 	Selector labels.Selector
+	// Measured are gateways whose Envoys were read, by their workload; nil without.
+	Measured map[inventory.Ref]cost.Measured
+	// Loads is what gateways have loaded; nil where nobody asked them.
+	Loads *cost.Loads
 }
 
 // reports says whether an object is within what is reported. Objects without a
@@ -73,7 +78,7 @@ func Defaults() Options {
 // Checks are all checks, in the order of a report; the catalogue that
 // docs/reasons.md explains.
 func Checks(o Options) []plan.Check {
-	return slices.Concat(o.planning(), cost.Checks(nil))
+	return slices.Concat(o.planning(), cost.Checks(nil, nil))
 }
 
 // Reasons are those of all checks, in the order of a report.
@@ -102,7 +107,7 @@ func RunOnce(s *inventory.Snapshot, o Options) (report.Report, plan.Plan, error)
 	if err != nil {
 		p.Changes = nil
 	}
-	p = p.And(s, cost.Checks(cost.MovesOf(s, p.Changes)))
+	p = p.And(s, cost.Checks(cost.MovesOf(s, p.Changes), o.Measured))
 	o.narrow(s, &p)
 	_, held := o.Gate.Decide(p, s, s.Taken)
 	return compose(s, o, p, held), p, err
@@ -129,7 +134,7 @@ func compose(s *inventory.Snapshot, o Options, p plan.Plan, held []gate.Held) re
 	for i := range p.Findings {
 		r.Summary.Findings[string(p.Findings[i].Reason)]++
 	}
-	r.Findings, r.Changes = reportFindings(p.Findings), reportChanges(p.Changes, held)
+	r.Findings, r.Changes = reportFindings(p.Findings, s, o.Loads), reportChanges(p.Changes, held)
 	count(&r, s, o, p.Changes)
 	return r
 }
@@ -148,10 +153,10 @@ func outline(s *inventory.Snapshot) report.Report {
 	return r
 }
 
-func reportFindings(findings []plan.Finding) []report.Finding {
+func reportFindings(findings []plan.Finding, s *inventory.Snapshot, loads *cost.Loads) []report.Finding {
 	out := make([]report.Finding, 0, len(findings))
 	for i := range findings {
-		out = append(out, reportFinding(&findings[i]))
+		out = append(out, reportFinding(&findings[i], s, loads))
 	}
 	return out
 }
@@ -196,7 +201,8 @@ func reportChange(c *plan.Change, held *gate.Held) report.Change {
 	return x
 }
 
-func reportFinding(f *plan.Finding) report.Finding {
+// reportFinding shows a finding; loads may be nil.
+func reportFinding(f *plan.Finding, s *inventory.Snapshot, loads *cost.Loads) report.Finding {
 	x := report.Finding{Reason: string(f.Reason), Object: report.Ref(f.Object), Verdict: string(f.Verdict), Message: f.Message,
 		Evidence: make([]report.Evidence, 0, len(f.Evidence)), Related: make([]report.Ref, 0, len(f.Related))}
 	for _, e := range f.Evidence {
@@ -207,7 +213,40 @@ func reportFinding(f *plan.Finding) report.Finding {
 			x.Related = append(x.Related, report.Ref(ref))
 		}
 	}
+	if l, ok := loads.Of(secretOf(s, f.Object)); ok {
+		x.Loaded = &l.Copies
+	}
 	return x
+}
+
+// secretOf is the Secret of a Secret, or of a Certificate; the zero Ref for others.
+func secretOf(s *inventory.Snapshot, ref inventory.Ref) inventory.Ref {
+	switch {
+	case s.Secret(ref) != nil:
+		return ref
+	case s.Certificate(ref) != nil:
+		return s.Certificate(ref).Secret
+	case s.KnativeCertificate(ref) != nil:
+		return s.KnativeCertificate(ref).Secret
+	}
+	return inventory.Ref{}
+}
+
+// reportLoads shows what gateways have loaded, of the Secrets that are reported.
+func reportLoads(s *inventory.Snapshot, o Options) *report.Loaded {
+	if o.Loads == nil {
+		return nil
+	}
+	out := &report.Loaded{Certificates: o.Loads.Certificates, Copies: o.Loads.Copies, Secrets: []report.LoadedSecret{}, Strays: []report.Stray{}}
+	for _, l := range o.Loads.Secrets {
+		if o.reports(s, l.Secret) {
+			out.Secrets = append(out.Secrets, report.LoadedSecret{Object: report.Ref(l.Secret), Copies: l.Copies, Match: string(l.By), Serial: l.Serial})
+		}
+	}
+	for _, x := range o.Loads.Strays {
+		out.Strays = append(out.Strays, report.Stray{Serial: x.Serial, Names: append([]string{}, x.DNS...), NotAfter: x.NotAfter.UTC(), Copies: x.Copies})
+	}
+	return out
 }
 
 // count fills the totals: per namespace, per gateway, and in all.
@@ -266,19 +305,31 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 		r.Namespaces = append(r.Namespaces, *n)
 	}
 	slices.SortFunc(r.Namespaces, func(a, b report.Namespace) int { return strings.Compare(a.Name, b.Name) })
-	for _, g := range cost.Gateways(s, moves) {
+	r.Loaded = reportLoads(s, o)
+	for _, g := range cost.Gateways(s, moves, o.Measured) {
 		m := report.Memory{
-			Now: g.Now.AtRest(), After: g.After.AtRest(),
-			ChurnNow: g.Now.UnderChurn(cost.EventsPerSecond), ChurnAfter: g.After.UnderChurn(cost.EventsPerSecond),
+			Now: g.Model.AtRest(g.Now), After: g.Model.AtRest(g.After),
+			ChurnNow: g.Model.UnderChurn(g.Now, cost.EventsPerSecond), ChurnAfter: g.Model.UnderChurn(g.After, cost.EventsPerSecond),
 			Limit: cost.MiB(g.Workload.MemoryLimit),
 		}
 		x := report.Gateway{
 			Object: report.Ref(g.Workload.Ref), Controller: g.Workload.Controller, Hosts: g.Hosts,
 			Certificates: report.NowAfter{Now: g.CertificatesNow, After: g.CertificatesAfter},
 			MemoryMiB:    m, DrainSeconds: g.Workload.DrainSeconds,
+			Basis: report.BasisModel, BasisNote: g.Basis(), NeedsLimitMiB: g.NeedsLimit(),
 		}
 		if g.Now.Relay {
 			x.Relay = (*report.Ref)(&g.Workload.Relay)
+		}
+		if g.Model.Measured {
+			x.Basis = report.BasisMeasured
+		}
+		if y := g.Measured; y.Envoys > 0 {
+			x.Measured = &report.Measured{Envoys: y.Envoys, AtRest: y.AtRest, AllocatedMiB: tenth(y.AllocatedMiB), ResidentMiB: tenth(y.ResidentMiB), Certificates: y.Certificates}
+		}
+		if m.Limit > 0 {
+			x.Holds = new(report.Holds)
+			x.Holds.AtRest, x.Holds.InChurn = g.Model.Fit(m.Limit, g.Now, cost.EventsPerSecond)
 		}
 		r.Gateways = append(r.Gateways, x)
 		if r.Summary.GatewayMemoryMiB == nil {
@@ -288,6 +339,8 @@ func count(r *report.Report, s *inventory.Snapshot, o Options, changes []plan.Ch
 		t.Now, t.After, t.ChurnNow, t.ChurnAfter, t.Limit = t.Now+m.Now, t.After+m.After, t.ChurnNow+m.ChurnNow, t.ChurnAfter+m.ChurnAfter, t.Limit+m.Limit
 	}
 }
+
+func tenth(x float64) float64 { return math.Round(x*10) / 10 }
 
 // Failed are the findings that --fail-on asks for: reasons, or "any". An
 // unknown reason is an error that lists those there are.

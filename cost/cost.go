@@ -47,31 +47,19 @@ const (
 )
 
 // AtRest is the anonymous resident memory in MiB after everything has settled.
-func (s Shape) AtRest() float64 {
-	pem := pemMiB
-	if s.Relay {
-		pem = relayPEM
-	}
-	return round(emptyMiB + serviceMiB*float64(s.Services) + s.chain(chainMiB, pem)*float64(s.Chains) + sharedMiB*float64(s.Shared))
-}
+func (s Shape) AtRest() float64 { return Mean().AtRest(s) }
 
 // UnderChurn is the peak in MiB when events arrive at a steady rate (events per
 // second, 1 is a busy cluster: each scaling of any service is one), each of
 // which makes Kourier push everything. Envoy gives the peak back to the kernel
 // late or never, so it is this number that a limit has to hold.
 func (s Shape) UnderChurn(eventsPerSecond float64) float64 {
-	return round(s.AtRest() + s.Copies(eventsPerSecond)*s.UpdateMiB())
+	return Mean().UnderChurn(s, eventsPerSecond)
 }
 
 // UpdateMiB is what one update keeps alive until the drain time is over: nothing
 // behind the relay.
-func (s Shape) UpdateMiB() float64 {
-	if s.Relay {
-		return 0
-	}
-	plain := max(0, s.Services-s.Chains-s.Shared)
-	return s.chain(copyMiB, copyPEM)*float64(s.Chains) + copyShared*float64(s.Shared) + copyNone*float64(plain)
-}
+func (s Shape) UpdateMiB() float64 { return Mean().UpdateMiB(s) }
 
 // chain is what one filter chain comes to.
 func (s Shape) chain(each, perKiB float64) float64 {
@@ -91,22 +79,9 @@ func (s Shape) Copies(eventsPerSecond float64) float64 {
 	return rate * float64(s.DrainSeconds)
 }
 
-// Fit is the largest number of services with a certificate each that limitMiB
-// holds on a gateway like s, at rest and under churn at the given rate.
+// Fit is Model.Fit by the model without a measurement.
 func (s Shape) Fit(limitMiB, eventsPerSecond float64) (atRest, underChurn int) {
-	fits := func(load func(Shape) float64) int {
-		lo, hi := 0, 1<<20
-		for lo < hi {
-			mid := (lo + hi + 1) / 2
-			if load(Shape{Services: mid, Chains: mid, DrainSeconds: s.DrainSeconds, Relay: s.Relay}) <= limitMiB {
-				lo = mid
-			} else {
-				hi = mid - 1
-			}
-		}
-		return lo
-	}
-	return fits(Shape.AtRest), fits(func(s Shape) float64 { return s.UnderChurn(eventsPerSecond) })
+	return Mean().Fit(limitMiB, s, eventsPerSecond)
 }
 
 func round(x float64) float64 { return math.Round(x*10) / 10 }

@@ -75,3 +75,59 @@ func TestMoreOfAnythingCostsMore(t *testing.T) {
 		}
 	}
 }
+
+// The allocated memory in MiB of real Envoys with 500 services, and what they held:
+// a model that is fitted to the former has to say the latter.
+func TestFittedToOneGateway(t *testing.T) {
+	for _, m := range []struct {
+		what                string
+		shape               Shape
+		allocated, resident float64
+		update              float64 // MiB, 0 where it was not measured
+	}{
+		{"RSA-2048, two intermediates", Shape{Services: 500, Chains: 500}, 135.9, 165.4, 19.79},
+		{"RSA-2048, leaf alone", Shape{Services: 500, Chains: 500, ChainKiB: 3.72}, 109.4, 141.1, 10.78},
+		{"P-256, two intermediates", Shape{Services: 500, Chains: 500, ChainKiB: 4.02}, 116, 145.4, 12.01},
+		{"P-256, leaf alone", Shape{Services: 500, Chains: 500, ChainKiB: 1.78}, 98.5, 128.1, 7.6},
+		{"RSA-2048, 2000", Shape{Services: 2000, Chains: 2000}, 523.7, 608, 0},
+		{"P-256, 5000", Shape{Services: 5000, Chains: 5000, ChainKiB: 1.78}, 923.1, 1040.5, 0},
+		{"one Secret for 1000", Shape{Services: 1000, Chains: 1, Shared: 999}, 112.7, 155.7, 3.55},
+	} {
+		model := Fitted(m.shape, Measured{Envoys: 1, AtRest: true, AllocatedMiB: m.allocated, ResidentMiB: m.resident})
+		if !model.Measured || model.Why != "" {
+			t.Errorf("%s: it is not measured: %q", m.what, model.Why)
+		}
+		if got := model.AtRest(m.shape); math.Abs(got-m.resident)/m.resident > .1 {
+			t.Errorf("%s: predicted %.1f MiB, and it held %.1f", m.what, got, m.resident)
+		}
+		if got := model.UpdateMiB(m.shape); m.update > 0 && math.Abs(got-m.update)/m.update > .25 {
+			t.Errorf("%s: an update keeps %.2f MiB, and it was %.2f", m.what, got, m.update)
+		}
+	}
+}
+
+func TestNotFitted(t *testing.T) {
+	shape := Shape{Services: 500, Chains: 500}
+	if m := Fitted(shape, Measured{}); m != Mean() {
+		t.Errorf("of nothing becomes %+v", m)
+	}
+	m := Fitted(shape, Measured{Envoys: 1, AllocatedMiB: 900})
+	if m.Measured || m.Why == "" || m.AtRest(shape) != Mean().AtRest(shape) {
+		t.Errorf("of one that drains becomes %+v", m)
+	}
+	// What no certificate can need is something else, and stays however many there are.
+	m = Fitted(shape, Measured{Envoys: 1, AtRest: true, AllocatedMiB: 6.6 + 500*.0934 + 500*(64.9+15.43*6.75)/1024*2.5 + 100})
+	if math.Abs(m.OtherMiB-100) > 1 || math.Abs(m.AtRest(Shape{})-15.3-114.5) > 2 {
+		t.Errorf("100 MiB of something else are %+v", m)
+	}
+	// Of few certificates nobody can tell what one needs.
+	few := Shape{Services: 3, Chains: 3}
+	m = Fitted(few, Measured{Envoys: 1, AtRest: true, AllocatedMiB: 12})
+	if m.Factor != 1 || m.OtherMiB < 4 {
+		t.Errorf("of three certificates becomes %+v", m)
+	}
+	// A gateway with less than all that can be so is predicted on the safe side.
+	if m = Fitted(shape, Measured{Envoys: 1, AtRest: true, AllocatedMiB: 20}); m.OtherMiB != 0 || m.AtRest(shape) < 80 {
+		t.Errorf("of too little becomes %+v", m)
+	}
+}

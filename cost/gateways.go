@@ -21,11 +21,16 @@ type Gateway struct {
 	// Certificates are the distinct Secrets that it loads.
 	Now, After                         Shape
 	CertificatesNow, CertificatesAfter int
+	// Measured is what its Envoys say, zero where none was asked, and Model what its
+	// memory is predicted by.
+	Measured Measured
+	Model    Model
 }
 
 // Gateways are the gateways that the model knows: Kourier's. moves are taken to
-// be carried out in full for After.
-func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
+// be carried out in full for After. measured are those whose Envoys were read, by
+// their workload; it may be nil.
+func Gateways(s *inventory.Snapshot, moves Moves, measured map[inventory.Ref]Measured) []Gateway {
 	var out []Gateway
 	for i := range s.Workloads {
 		w := &s.Workloads[i]
@@ -60,6 +65,8 @@ func Gateways(s *inventory.Snapshot, moves Moves) []Gateway {
 			return Shape{Services: services, Chains: chains, Shared: entries - chains, ChainKiB: kib / float64(max(1, g.CertificatesNow)), DrainSeconds: w.DrainSeconds, Relay: !w.Relay.IsZero()}
 		}
 		g.Now, g.After = shape(g.CertificatesNow), shape(g.CertificatesAfter)
+		g.Measured = measured[w.Ref]
+		g.Model = Fitted(g.Now, g.Measured)
 		out = append(out, g)
 	}
 	return out
@@ -138,41 +145,47 @@ func (m Moves) Moved(x *inventory.Consumer, secret inventory.Ref) inventory.Ref 
 	return secret
 }
 
-// Checks are the checks of this package. moves are those that are proposed.
-func Checks(moves Moves) []plan.Check {
+// Checks are the checks of this package. moves are those that are proposed, measured
+// is what Gateways takes.
+func Checks(moves Moves, measured map[inventory.Ref]Measured) []plan.Check {
 	return []plan.Check{
-		{Reason: plan.GatewayMemory, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return gatewayMemory(s, moves) },
+		{Reason: plan.GatewayMemory, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return gatewayMemory(s, moves, measured) },
 			Doc: "A gateway's certificates need more memory under churn than its limit gives."},
 		{Reason: plan.DrainHazard, Serious: true, Run: func(s *inventory.Snapshot) []plan.Finding { return drainHazard(s, moves) },
 			Doc: "Hosts share a filter chain on a gateway that replaces it at every event, with a drain time shorter than the longest allowed request."},
 	}
 }
 
-func gatewayMemory(s *inventory.Snapshot, moves Moves) []plan.Finding {
+func gatewayMemory(s *inventory.Snapshot, moves Moves, measured map[inventory.Ref]Measured) []plan.Finding {
 	var out []plan.Finding
-	for _, g := range Gateways(s, moves) {
+	for _, g := range Gateways(s, moves, measured) {
 		limit := MiB(g.Workload.MemoryLimit)
-		churn := g.Now.UnderChurn(EventsPerSecond)
-		if limit == 0 || churn <= limit {
+		churn := g.Model.UnderChurn(g.Now, EventsPerSecond)
+		if limit == 0 || churn <= limit && g.Measured.ResidentMiB <= nearlyFull*limit {
 			continue
 		}
-		rest, underChurn := g.Now.Fit(limit, EventsPerSecond)
+		rest, underChurn := g.Model.Fit(limit, g.Now, EventsPerSecond)
 		if g.Now.Relay {
 			out = append(out, plan.Finding{Reason: plan.GatewayMemory, Object: g.Workload.Ref, Verdict: inventory.Used,
 				Message: fmt.Sprintf("%d certificates for %d services: %.0f MiB through %s, and the limit is %.0f MiB, which holds %d such services; it would take a limit of %d MiB",
-					g.CertificatesNow, g.Now.Services, churn, g.Workload.Relay, limit, underChurn, Limit(churn))})
+					g.CertificatesNow, g.Now.Services, churn, g.Workload.Relay, limit, underChurn, g.NeedsLimit()) + " (" + g.Basis() + ")"})
 			continue
 		}
 		message := fmt.Sprintf("%d certificates for %d services: %.0f MiB at rest, %.0f MiB with one event per second and a drain time of %d s, and the limit is %.0f MiB; "+
 			"the limit holds %d such services at rest and %d under churn; it would take a limit of %d MiB",
-			g.CertificatesNow, g.Now.Services, g.Now.AtRest(), churn, g.Workload.DrainSeconds, limit, rest, underChurn, Limit(churn))
-		if after := g.After.UnderChurn(EventsPerSecond); g.CertificatesAfter < g.CertificatesNow {
-			message += fmt.Sprintf(", or the proposed consolidation, after which %d certificates need %.0f MiB at rest and %.0f MiB under churn", g.CertificatesAfter, g.After.AtRest(), after)
+			g.CertificatesNow, g.Now.Services, g.Model.AtRest(g.Now), churn, g.Workload.DrainSeconds, limit, rest, underChurn, g.NeedsLimit())
+		if g.CertificatesAfter < g.CertificatesNow {
+			message += fmt.Sprintf(", or the proposed consolidation, after which %d certificates need %.0f MiB at rest and %.0f MiB under churn",
+				g.CertificatesAfter, g.Model.AtRest(g.After), g.Model.UnderChurn(g.After, EventsPerSecond))
 		}
+		message += " (" + g.Basis() + ")"
 		out = append(out, plan.Finding{Reason: plan.GatewayMemory, Object: g.Workload.Ref, Verdict: inventory.Used, Message: message})
 	}
 	return out
 }
+
+// nearlyFull is the share of its limit that a gateway may hold before that is said.
+const nearlyFull = 0.9
 
 // Limit is the memory limit in MiB that holds a predicted peak with a fifth to
 // spare (the model's error, see docs/cost.md), rounded up to 50.
@@ -192,7 +205,7 @@ func drainHazard(s *inventory.Snapshot, moves Moves) []plan.Finding {
 	}
 	var out []plan.Finding
 	now, later := sharedHosts(s, nil), sharedHosts(s, moves)
-	for _, g := range Gateways(s, moves) {
+	for _, g := range Gateways(s, moves, nil) {
 		drain := g.Workload.DrainSeconds
 		if drain >= longest || g.Now.Relay {
 			continue

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/certherd/certherd/cost"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
 )
@@ -248,6 +249,22 @@ func gatewayOf(s *inventory.Snapshot, x *inventory.Consumer) *inventory.Workload
 		}
 	}
 	return nil
+}
+
+// Add adds to each Secret of the chain how often gateways have it loaded. loads may
+// be nil.
+func (e *Explanation) Add(loads *cost.Loads) { e.Chain.add(loads) }
+
+func (n *Node) add(loads *cost.Loads) {
+	if l, ok := loads.Of(n.Object); ok {
+		if n.Note != "" {
+			n.Note += "; "
+		}
+		n.Note += l.String()
+	}
+	for i := range n.Children {
+		n.Children[i].add(loads)
+	}
 }
 
 // Text writes an explanation for a person.

@@ -319,7 +319,7 @@ func TestEveryReasonHasARule(t *testing.T) {
 	for rule, checks := range map[gate.Rule][]plan.Check{
 		gate.GC:          gc.Checks(gc.Options{}),
 		gate.Consolidate: consolidate.Checks(consolidate.Options{}),
-		gate.Batch:       slices.Concat(renew.Checks(renew.Options{}), cost.Checks(nil)),
+		gate.Batch:       slices.Concat(renew.Checks(renew.Options{}), cost.Checks(nil, nil)),
 	} {
 		for _, c := range checks {
 			if got, ok := gate.RuleOf(c.Reason); !ok || got != rule {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -50,6 +52,30 @@ type Pods struct {
 // interface's statistics on port 9000 (net-kourier, config/200-bootstrap.yaml).
 func Kourier() Pods {
 	return Pods{Namespace: "kourier-system", Selector: "app=3scale-kourier-gateway", Port: 9000, Path: "/stats/prometheus"}
+}
+
+// String is what ParsePods takes.
+func (p Pods) String() string {
+	return fmt.Sprintf("%s/%s:%d%s", p.Namespace, p.Selector, p.Port, p.Path)
+}
+
+var podsForm = regexp.MustCompile(`^([a-z0-9][-a-z0-9]*)/(.+):([0-9]+)(/.*)$`)
+
+// ParsePods reads namespace/labelselector:port/path, such as
+// kourier-system/app=3scale-kourier-gateway:9000/stats/prometheus.
+func ParsePods(text string) (Pods, error) {
+	m := podsForm.FindStringSubmatch(text)
+	if m == nil {
+		return Pods{}, fmt.Errorf("%q names no Pods: write namespace/labelselector:port/path, for example %s", text, Kourier())
+	}
+	if _, err := labels.Parse(m[2]); err != nil {
+		return Pods{}, fmt.Errorf("%q is no label selector: %w", m[2], err)
+	}
+	port, err := strconv.ParseUint(m[3], 10, 16)
+	if err != nil || port == 0 {
+		return Pods{}, fmt.Errorf("%q is no port", m[3])
+	}
+	return Pods{Namespace: m[1], Selector: m[2], Port: int(port), Path: m[4]}, nil
 }
 
 // Reader takes Readings. It may be used by several goroutines.
@@ -132,6 +158,30 @@ type Envoy struct {
 	// its admin interface and of Kourier's page of statistics do not count.
 	Responses float64 `json:"responses"`
 	Failed    float64 `json:"failed"`
+	// Listeners and Memory are how things are now, and so are not kept.
+	Listeners Listeners `json:"-"`
+	Memory    Memory    `json:"-"`
+}
+
+// Listeners are what an Envoy's listener manager says
+// (docs/root/configuration/listeners/stats.rst there).
+type Listeners struct {
+	// Changes counts listeners that were added, changed in any way, or removed since
+	// Envoy was started.
+	Changes float64
+	// Warming are listeners that do not yet serve; Draining those, and the single
+	// filter chains, that were replaced and end what they have begun.
+	Warming, Draining float64
+}
+
+// AtRest reports whether nothing is on its way in or out.
+func (l Listeners) AtRest() bool { return l.Warming == 0 && l.Draining == 0 }
+
+// Memory is what an Envoy says of its memory, in bytes, 0 where it does not.
+type Memory struct {
+	// Allocated is what it uses (server.memory_allocated). Physical is what it holds
+	// of the machine (server.memory_physical_size): also what it has not given back.
+	Allocated, Physical float64
 }
 
 // Read takes a Reading. What cannot be read is in Unread, so that it never looks
@@ -144,27 +194,8 @@ func (r *Reader) Read(ctx context.Context) Reading {
 		defer mu.Unlock()
 		now.Unread = append(now.Unread, fmt.Sprintf(format, a...))
 	}
-	pages := map[string]string{} // name -> URL
-	for _, p := range r.o.Pages {
-		pages[p] = p
-	}
-	if r.typed != nil {
-		for _, p := range r.o.Pods {
-			list, err := r.typed.CoreV1().Pods(p.Namespace).List(ctx, metav1.ListOptions{LabelSelector: p.Selector})
-			if err != nil {
-				unread("gateway Pods in namespace %s: %v", p.Namespace, err)
-				continue
-			}
-			for _, pod := range list.Items {
-				// One that has no address yet, or ends, serves nobody.
-				if pod.Status.PodIP != "" && pod.Status.Phase == "Running" && pod.DeletionTimestamp == nil {
-					pages["Pod/"+pod.Namespace+"/"+pod.Name] = "http://" + net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(p.Port)) + p.Path
-				}
-			}
-		}
-	}
 	var parts sync.WaitGroup
-	for name, page := range pages {
+	for name, page := range r.find(ctx, unread) {
 		parts.Go(func() {
 			e, err := r.page(ctx, page)
 			if err != nil {
@@ -198,6 +229,31 @@ func (r *Reader) Read(ctx context.Context) Reading {
 	parts.Wait()
 	slices.Sort(now.Unread)
 	return now
+}
+
+// find returns the pages of the Envoys, by their names. What could not be found is
+// said.
+func (r *Reader) find(ctx context.Context, unread func(format string, a ...any)) map[string]string {
+	pages := map[string]string{} // name -> URL
+	for _, p := range r.o.Pages {
+		pages[p] = p
+	}
+	if r.typed != nil {
+		for _, p := range r.o.Pods {
+			list, err := r.typed.CoreV1().Pods(p.Namespace).List(ctx, metav1.ListOptions{LabelSelector: p.Selector})
+			if err != nil {
+				unread("gateway Pods in namespace %s: %v", p.Namespace, err)
+				continue
+			}
+			for _, pod := range list.Items {
+				// One that has no address yet, or ends, serves nobody.
+				if pod.Status.PodIP != "" && pod.Status.Phase == "Running" && pod.DeletionTimestamp == nil {
+					pages["Pod/"+pod.Namespace+"/"+pod.Name] = "http://" + net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(p.Port)) + p.Path
+				}
+			}
+		}
+	}
+	return pages
 }
 
 // Blind reports whether there is nothing that could become worse: no gateway was

@@ -169,7 +169,13 @@ func TestEnvoy(t *testing.T) {
 		t.Errorf("Await in a context that has ended: %v", err)
 	}
 	before = read()
+	if x := before.Envoys[e.Page]; x.Memory.Allocated < 1<<20 || x.Memory.Physical < x.Memory.Allocated/2 {
+		t.Errorf("its memory is %+v", x.Memory)
+	}
 	e.Accept(t)
+	if was, is := before.Envoys[e.Page].Listeners, read().Envoys[e.Page].Listeners; is.Changes <= was.Changes {
+		t.Errorf("an accepted listener is no change: %+v, then %+v", was, is)
+	}
 	if worse := read().Worse(before, Defaults()); worse != nil {
 		t.Errorf("an accepted listener is worse: %q", worse)
 	}

@@ -16,7 +16,8 @@ import (
 // wanted are the statistics that are read, for Envoy's admin interface, which
 // matches it with their names (docs/root/operations/admin.rst there, GET /stats).
 // Without it the page of a gateway with thousands of clusters has many megabytes.
-const wanted = `update_rejected$|listener_create_failure$|downstream_rq_[0-9x]+$|downstream_rq_completed$|^server\.uptime$`
+const wanted = `update_rejected$|listener_create_failure$|downstream_rq_[0-9x]+$|downstream_rq_completed$|^server\.(uptime|memory_allocated|memory_physical_size)$|` +
+	`^listener_manager\.(listener_(added|modified|in_place_updated|removed)|total_listeners_(warming|draining)|total_filter_chains_draining)$`
 
 // pageLimit is the most bytes of a page that are read.
 const pageLimit = 64 << 20
@@ -74,6 +75,17 @@ func count(families map[string]*dto.MetricFamily) Envoy {
 			switch {
 			case name == "envoy_server_uptime":
 				e.Uptime = n
+			case name == "envoy_server_memory_allocated":
+				e.Memory.Allocated = n
+			case name == "envoy_server_memory_physical_size":
+				e.Memory.Physical = n
+			case name == "envoy_listener_manager_listener_added", name == "envoy_listener_manager_listener_removed",
+				name == "envoy_listener_manager_listener_modified", name == "envoy_listener_manager_listener_in_place_updated":
+				e.Listeners.Changes += n
+			case name == "envoy_listener_manager_total_listeners_warming":
+				e.Listeners.Warming += n
+			case name == "envoy_listener_manager_total_listeners_draining", name == "envoy_listener_manager_total_filter_chains_draining":
+				e.Listeners.Draining += n
 			case strings.HasSuffix(name, "_update_rejected"), name == "envoy_listener_manager_listener_create_failure":
 				e.Rejected[name] += n
 			case name == "envoy_http_downstream_rq_completed" && served:

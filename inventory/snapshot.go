@@ -125,6 +125,15 @@ func New(taken time.Time, o Objects, edges []Edge, gaps []Gap) *Snapshot {
 	return s
 }
 
+// With is the Snapshot with more edges: what was learned of the same objects
+// elsewhere than from the cluster.
+func (s *Snapshot) With(edges ...Edge) *Snapshot {
+	if len(edges) == 0 {
+		return s
+	}
+	return New(s.Taken, s.Objects, slices.Concat(s.edges, edges), s.Gaps)
+}
+
 // sortBy sorts by name. The same name twice, as two dumps of one cluster may
 // have it, is sorted by version.
 func sortBy[T any](list []T, meta func(*T) *Meta) {

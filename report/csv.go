@@ -3,6 +3,7 @@ package report
 import (
 	"encoding/csv"
 	"io"
+	"strconv"
 	"strings"
 )
 
@@ -12,7 +13,7 @@ func writeCSV(w io.Writer, r *Report, _ Options) error {
 	c := csv.NewWriter(w)
 	c.UseCRLF = true
 	// Errors stay in the writer until Flush.
-	_ = c.Write([]string{"reason", "verdict", "group", "kind", "namespace", "name", "message", "evidence", "related"})
+	_ = c.Write([]string{"reason", "verdict", "group", "kind", "namespace", "name", "message", "evidence", "related", "loaded"})
 	for _, f := range r.Findings {
 		var evidence, related []string
 		for _, e := range f.Evidence {
@@ -22,7 +23,10 @@ func writeCSV(w io.Writer, r *Report, _ Options) error {
 			related = append(related, o.String())
 		}
 		record := []string{f.Reason, f.Verdict, f.Object.Group, f.Object.Kind, f.Object.Namespace, f.Object.Name,
-			f.Message, strings.Join(evidence, "; "), strings.Join(related, "; ")}
+			f.Message, strings.Join(evidence, "; "), strings.Join(related, "; "), ""}
+		if f.Loaded != nil {
+			record[len(record)-1] = strconv.Itoa(*f.Loaded)
+		}
 		for i := range record {
 			record[i] = defuse(record[i])
 		}

@@ -31,6 +31,9 @@ var (
 		"mib":       mib,
 		"stamp":     stamp,
 		"counted":   counted,
+		"capacity":  capacity,
+		"loaded":    loadedText,
+		"join":      func(list []string) string { return strings.Join(list, ", ") },
 		"steps":     stepCounts,
 		"picture":   func(what string, p pairs) picture { return picture{what, p} },
 	}).ParseFS(htmlFiles, "html/page.html"))
@@ -96,6 +99,7 @@ type page struct {
 	Unused      int
 	Unknown     int
 	Memory      *memoryTile
+	Loaded      string
 	Namespaces  pairs
 	Gateways    pairs
 	Memories    []memoryPicture
@@ -159,6 +163,9 @@ func newPage(r *Report, o Options) page {
 		Unused: r.Summary.unused(), Unknown: r.Summary.unknown()}
 	if m := r.Summary.GatewayMemoryMiB; m != nil {
 		p.Memory = &memoryTile{*m, m.Limit > 0 && m.ChurnNow > m.Limit, m.Limit > 0 && m.ChurnAfter > m.Limit}
+	}
+	if r.Loaded != nil {
+		p.Loaded = r.Loaded.inShort()
 	}
 	for _, n := range r.Namespaces {
 		if n.GatewayCertificates != (NowAfter{}) {

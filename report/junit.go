@@ -103,6 +103,9 @@ func writeJUnit(w io.Writer, r *Report, o Options) error {
 func plainDetails(f Finding) string {
 	var b strings.Builder
 	fmt.Fprintln(&b, f.Message)
+	if text := loadedText(f.Loaded); text != "" {
+		fmt.Fprintf(&b, "gateway: %s\n", text)
+	}
 	for _, e := range f.Evidence {
 		fmt.Fprintf(&b, "%s: %s %s\n", e.How, e.From, e.Field)
 	}

@@ -40,6 +40,32 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 		fmt.Fprintf(&b, "| Gateway memory at rest (%s) | %s | %s |\n", limit, mark(m.Now), mark(m.After))
 		fmt.Fprintf(&b, "| Gateway memory in churn (%s) | %s | %s |\n", limit, mark(m.ChurnNow), mark(m.ChurnAfter))
 	}
+	if r.Loaded != nil {
+		fmt.Fprintf(&b, "| Loaded by gateways | %s | |\n", mdText(r.Loaded.inShort()))
+	}
+	for i, g := range r.Gateways {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "- %s: %s\n", mdCode(g.Object.String()), mdText(capacity(g)))
+	}
+	if l := r.Loaded; l != nil && len(l.Secrets)+len(l.Strays) > 0 {
+		b.WriteString("\n<details>\n<summary>What gateways have loaded</summary>\n\n")
+		for _, x := range l.Secrets {
+			fmt.Fprintf(&b, "- %s: %s", mdCode(x.Object.String()), loadedText(&x.Copies))
+			if x.Match != "" {
+				fmt.Fprintf(&b, ", by %s", mdText(x.Match))
+			}
+			if x.Serial != "" {
+				fmt.Fprintf(&b, ", serial number %s", mdCode(x.Serial))
+			}
+			b.WriteString("\n")
+		}
+		for _, x := range l.Strays {
+			fmt.Fprintf(&b, "- no Secret: %s: %s, serial number %s\n", mdText(strings.Join(x.Names, ", ")), loadedText(&x.Copies), mdCode(x.Serial))
+		}
+		b.WriteString("\n</details>\n")
+	}
 	all := nonEmpty(groups(r, o.Rules))
 	if len(all) == 0 {
 		fmt.Fprintf(&b, "\n%s\n", nothingFound(r))
@@ -53,6 +79,9 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 		b.WriteString("| Verdict | Object | What was found | Evidence |\n|---|---|---|---|\n")
 		for _, f := range g.Findings {
 			var evidence []string
+			if text := loadedText(f.Loaded); text != "" {
+				evidence = append(evidence, "gateway: "+text)
+			}
 			for _, e := range f.Evidence {
 				evidence = append(evidence, mdText(e.How)+": "+mdCode(e.From.String())+" "+mdText(e.Field))
 			}

@@ -26,9 +26,11 @@ type Report struct {
 	Summary    Summary     `json:"summary"`
 	Namespaces []Namespace `json:"namespaces"`
 	Gateways   []Gateway   `json:"gateways"`
-	Findings   []Finding   `json:"findings"`
-	Changes    []Change    `json:"changes"`
-	Gaps       []Gap       `json:"gaps"`
+	// Loaded is what gateways have loaded, nil where they were not asked.
+	Loaded   *Loaded   `json:"loaded,omitempty"`
+	Findings []Finding `json:"findings"`
+	Changes  []Change  `json:"changes"`
+	Gaps     []Gap     `json:"gaps"`
 }
 
 // Summary counts the whole report.
@@ -86,6 +88,16 @@ type Gateway struct {
 	// Relay runs certherd-relay, where the gateway gets its configuration through
 	// that: certificates are loaded once, and churn replaces no listener.
 	Relay *Ref `json:"relay,omitempty"`
+	// Basis says what MemoryMiB is predicted by: BasisModel or BasisMeasured. BasisNote
+	// says it in words.
+	Basis     string `json:"basis"`
+	BasisNote string `json:"basisNote"`
+	// Measured is what its Envoys say, nil if none could be asked.
+	Measured *Measured `json:"measured,omitempty"`
+	// Holds is how many services with a certificate each its limit holds, nil without a
+	// limit. NeedsLimitMiB is the limit that it needs as it is.
+	Holds         *Holds `json:"holds,omitempty"`
+	NeedsLimitMiB int    `json:"needsLimitMiB"`
 }
 
 // configuredBy is who configures the gateway.
@@ -94,6 +106,60 @@ func (g Gateway) configuredBy() string {
 		return g.Controller + ", relayed"
 	}
 	return g.Controller
+}
+
+// The values of Gateway.Basis.
+const (
+	BasisModel    = "model"    // by constants that are the same for all gateways
+	BasisMeasured = "measured" // by constants that this gateway's memory was used for
+)
+
+// Measured is what the Envoys of one gateway say: the one that has, or holds, most.
+type Measured struct {
+	Envoys int `json:"envoys"` // how many were read
+	// AtRest: AllocatedMiB is of one whose listeners neither warmed up nor drained.
+	AtRest       bool    `json:"atRest"`
+	AllocatedMiB float64 `json:"allocatedMiB"`
+	// ResidentMiB is what it holds of the machine, with what it does not use any more.
+	ResidentMiB float64 `json:"residentMiB"`
+	// Certificates that it has loaded, 0 where it was not asked.
+	Certificates int `json:"certificates"`
+}
+
+// Holds is how many certificates fit.
+type Holds struct {
+	AtRest  int `json:"atRest"`
+	InChurn int `json:"inChurn"`
+}
+
+// Loaded is what gateways have loaded, by their own word.
+type Loaded struct {
+	Certificates int `json:"certificates"` // different ones
+	Copies       int `json:"copies"`
+	// Secrets are all that hold a certificate, loaded or not.
+	Secrets []LoadedSecret `json:"secrets"`
+	// Strays are loaded, and of no Secret that is known.
+	Strays []Stray `json:"strays"`
+}
+
+// LoadedSecret says how often the certificate of a Secret is loaded.
+type LoadedSecret struct {
+	Object Ref `json:"object"`
+	Copies int `json:"copies"`
+	// Match is "serial" where it is the Secret's newest certificate without doubt,
+	// "names" where it is one for the same names, empty where there is none.
+	Match string `json:"match"`
+	// Serial is the number of the Secret's newest certificate, empty where nothing
+	// tells it.
+	Serial string `json:"serial"`
+}
+
+// Stray is a loaded certificate of which nobody knows where it comes from.
+type Stray struct {
+	Serial   string    `json:"serial"`
+	Names    []string  `json:"names"`
+	NotAfter time.Time `json:"notAfter"`
+	Copies   int       `json:"copies"`
 }
 
 // Ref names an API object. Group is empty for the core group, Namespace for
@@ -126,6 +192,9 @@ type Finding struct {
 	Message  string     `json:"message"`
 	Evidence []Evidence `json:"evidence"`
 	Related  []Ref      `json:"related"`
+	// Loaded is how often gateways have the object's certificate loaded, nil where
+	// they were not asked, or it has none.
+	Loaded *int `json:"loaded,omitempty"`
 }
 
 // Evidence is one reason for a verdict: From names the object in Field.

@@ -94,6 +94,7 @@ type (
 	sarifProperties struct {
 		Verdict string `json:"verdict,omitempty"`
 		Group   string `json:"group,omitempty"`
+		Loaded  *int   `json:"loaded,omitempty"`
 	}
 )
 
@@ -138,7 +139,7 @@ func writeSARIF(w io.Writer, r *Report, o Options) error {
 				Locations: []sarifLocation{sarifPlace(f.Object)},
 				// The first name is the one that GitHub code scanning compares.
 				Fingerprints: map[string]string{"primaryLocationLineHash": print, "certherdObject/v1": print},
-				Properties:   sarifProperties{Verdict: f.Verdict, Group: f.Object.Group},
+				Properties:   sarifProperties{Verdict: f.Verdict, Group: f.Object.Group, Loaded: f.Loaded},
 			}
 			if result.Message.Text == "" {
 				result.Message.Text = f.Reason

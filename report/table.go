@@ -179,6 +179,7 @@ func (t *terminal) report(r *Report) error {
 	t.totals(r)
 	if t.wide {
 		t.counts(r)
+		t.loads(r)
 	}
 	t.findings(r)
 	t.changes(r)
@@ -202,6 +203,9 @@ func (t *terminal) totals(r *Report) {
 		gateway += " → " + thousands(s.GatewayCertificates.After) + " after the changes below"
 	}
 	label("At the gateway", cell{text: gateway})
+	if r.Loaded != nil {
+		t.prose(plain, "", "Loaded by gateways: "+r.Loaded.inShort())
+	}
 	m := s.GatewayMemoryMiB
 	if m == nil {
 		label("Gateway memory", cell{text: "no gateway was recognised", style: dim})
@@ -227,6 +231,13 @@ func (t *terminal) totals(r *Report) {
 	}
 	memory("Gateway memory at rest", m.Now, m.After)
 	memory("             in churn", m.ChurnNow, m.ChurnAfter)
+	for _, g := range r.Gateways {
+		name := "Gateway"
+		if len(r.Gateways) > 1 {
+			name = g.Object.Name
+		}
+		t.prose(plain, "", visible(name+": "+capacity(g)))
+	}
 	t.line()
 }
 
@@ -261,6 +272,24 @@ func (t *terminal) counts(r *Report) {
 	}
 	if len(rows) > 0 {
 		t.columns([]string{"GATEWAY", "CONTROLLER", "HOSTS", "CERTIFICATES", "AT REST", "IN CHURN", "LIMIT", "DRAIN"}, rows, 0, nil, nil)
+		t.line()
+	}
+}
+
+// loads shows what gateways have loaded, Secret by Secret.
+func (t *terminal) loads(r *Report) {
+	if r.Loaded == nil {
+		return
+	}
+	var rows [][]cell
+	for _, l := range r.Loaded.Secrets {
+		rows = append(rows, []cell{{text: visible(l.Object.String())}, {text: thousands(l.Copies)}, {text: l.Match}, {text: l.Serial}})
+	}
+	for _, x := range r.Loaded.Strays {
+		rows = append(rows, []cell{{text: "no Secret"}, {text: thousands(x.Copies)}, {text: ""}, {text: visible(x.Serial + " " + strings.Join(x.Names, " "))}})
+	}
+	if len(rows) > 0 {
+		t.columns([]string{"SECRET", "LOADED", "MATCH", "SERIAL NUMBER"}, rows, 0, nil, nil)
 		t.line()
 	}
 }
@@ -305,6 +334,9 @@ func (t *terminal) findings(r *Report) {
 		}
 	}, func(i int) {
 		if t.wide {
+			if text := loadedText(shown[i].Loaded); text != "" {
+				t.line(cell{fmt.Sprintf("    %-8s %s", "gateway", text), dim})
+			}
 			for _, e := range shown[i].Evidence {
 				t.line(cell{strings.TrimRight(fmt.Sprintf("    %-8s %s %s", visible(e.How), visible(e.From.String()), visible(e.Field)), " "), dim})
 			}

@@ -100,6 +100,10 @@ func (r *Report) Normalize() {
 	}
 	sortList(&r.Namespaces, func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
 	sortList(&r.Gateways, func(a, b Gateway) int { return compareRefs(a.Object, b.Object) })
+	if r.Loaded != nil {
+		sortList(&r.Loaded.Secrets, func(a, b LoadedSecret) int { return compareRefs(a.Object, b.Object) })
+		sortList(&r.Loaded.Strays, func(a, b Stray) int { return cmp.Or(slices.Compare(a.Names, b.Names), cmp.Compare(a.Serial, b.Serial)) })
+	}
 	sortFindings(&r.Findings)
 	sortChanges(&r.Changes)
 	sortList(&r.Gaps, func(a, b Gap) int {
@@ -186,6 +190,11 @@ func (r *Report) clone() *Report {
 	}
 	c.Changes = slices.Clone(r.Changes)
 	c.Gaps = slices.Clone(r.Gaps)
+	if r.Loaded != nil {
+		l := *r.Loaded
+		l.Secrets, l.Strays = slices.Clone(l.Secrets), slices.Clone(l.Strays)
+		c.Loaded = &l
+	}
 	return &c
 }
 
@@ -273,6 +282,49 @@ func mib(x float64) string {
 		return fmt.Sprintf("%.1f MiB", x)
 	}
 	return thousands(int(x+0.5)) + " MiB"
+}
+
+// capacity says what a gateway's limit holds, and by what that is known.
+func capacity(g Gateway) string {
+	text := "no limit"
+	if h := g.Holds; h != nil {
+		text = fmt.Sprintf("limit %s: holds %s at rest, %s in churn", mib(g.MemoryMiB.Limit), counted(h.AtRest, "certificate", "certificates"), thousands(h.InChurn))
+	}
+	if g.NeedsLimitMiB > 0 {
+		text += "; as it is it needs a limit of " + mib(float64(g.NeedsLimitMiB))
+	}
+	if g.BasisNote != "" {
+		text += " (" + g.BasisNote + ")"
+	}
+	return text
+}
+
+// loadedText says how often something is loaded; empty where nobody asked.
+func loadedText(copies *int) string {
+	switch {
+	case copies == nil:
+		return ""
+	case *copies == 0:
+		return "not loaded"
+	case *copies == 1:
+		return "loaded once"
+	}
+	return fmt.Sprintf("loaded %s times", thousands(*copies))
+}
+
+// inShort is what gateways have loaded, in one line.
+func (l *Loaded) inShort() string {
+	n := 0
+	for _, s := range l.Secrets {
+		if s.Copies > 0 {
+			n++
+		}
+	}
+	text := fmt.Sprintf("%s in %s, from %s", counted(l.Certificates, "certificate", "certificates"), counted(l.Copies, "copy", "copies"), counted(n, "Secret", "Secrets"))
+	if k := len(l.Strays); k > 0 {
+		text += fmt.Sprintf("; %s of no Secret here", thousands(k))
+	}
+	return text
 }
 
 // stamp shows a time to the second.

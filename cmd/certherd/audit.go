@@ -33,6 +33,7 @@ func deciding(c *cobra.Command, o *controller.Options) {
 func auditCommand() *cobra.Command {
 	var (
 		s      source
+		e      envoys
 		o      controller.Options
 		format string
 		failOn []string
@@ -48,6 +49,10 @@ cluster.
 A certificate is called unused only if every kind of object was read in full and no string in
 any of them could name it. Whatever could not be read makes it unknown.
 
+With --gateway or --gateway-pods it asks Envoys themselves: how much memory they have allocated, by which the
+prediction is fitted to this gateway, and which certificates they have loaded, and how often. --gateway-certs does
+the latter with an answer to GET /certs that was saved before.
+
 Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		Example: `  # The whole cluster, on the terminal
   certherd audit
@@ -58,6 +63,11 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
   # In a pipeline: fail when a gateway names a Secret that is not there
   certherd audit -o sarif --fail-on MissingSecret,SharedSecretName > certherd.sarif
 
+  # With what the gateway itself says
+  kubectl -n kourier-system port-forward deployment/3scale-kourier-gateway 9000 &
+  certherd audit --gateway http://127.0.0.1:9000/stats/prometheus
+  curl -s http://127.0.0.1:9000/certs > certs.json; certherd audit -f dump.tar.gz --gateway-certs certs.json
+
   # Without a cluster: a dump, a must-gather, or kubectl's output
   certherd audit -f examples/knative-mess
   kubectl get secrets,certificates,ingresses -A -o yaml | certherd audit -f -`,
@@ -65,6 +75,7 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 	}
 	s.flags(c)
 	deciding(c, &o)
+	e.lookFlags(c)
 	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(report.Formats, ", "))
 	c.Flags().StringSliceVar(&failOn, "fail-on", nil, "exit with 2 if there are findings with this reason, or any; repeatable")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
@@ -80,8 +91,14 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		if err := s.scope(&o); err != nil {
 			return err
 		}
-		snapshot, err := s.look(c.Context(), c.ErrOrStderr(), nil)
+		if _, err := e.options(); err != nil {
+			return err
+		}
+		snapshot, err := s.look(c.Context(), c.ErrOrStderr(), e.each())
 		if err != nil {
+			return err
+		}
+		if snapshot, err = e.ask(c.Context(), &s, snapshot, &o, c.ErrOrStderr()); err != nil {
 			return err
 		}
 		r, err := writeReport(c.OutOrStdout(), c.ErrOrStderr(), format, snapshot, o)
