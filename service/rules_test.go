@@ -34,15 +34,62 @@ func described(t *testing.T) map[string][]string {
 	return out
 }
 
-// TestRulesAskForMetricsThatAreThere: an alert on a metric that nobody has never
-// fires, and nobody notices.
-func TestRulesAskForMetricsThatAreThere(t *testing.T) {
-	// The values that a label can have.
-	values := map[string][]string{
+// values are those that a label can have, where something asks for one.
+func values() map[string][]string {
+	return map[string][]string{
 		"certherd_round_total/result":        {"success", "waiting", "incomplete", "failed", "refused", "skipped"},
 		"certherd_findings/reason":           controller.Reasons(),
 		"certherd_gateway_memory_bytes/kind": {"at_rest", "at_rest_after", "churn", "churn_after", "limit"},
 	}
+}
+
+// asks holds an expression of PromQL against the metrics that a replica has. who asks
+// is for messages.
+func asks(t *testing.T, metrics map[string][]string, who, expression string) {
+	t.Helper()
+	e, err := metricsql.Parse(expression)
+	if err != nil {
+		t.Errorf("%s: %v", who, err)
+		return
+	}
+	asked, values := 0, values()
+	metricsql.VisitAll(e, func(e metricsql.Expr) {
+		m, ok := e.(*metricsql.MetricExpr)
+		if !ok {
+			return
+		}
+		for _, filters := range m.LabelFilterss {
+			asked++
+			name := filters[0].Value
+			labels, ok := metrics[name]
+			if filters[0].Label != "__name__" || !ok {
+				t.Errorf("%s asks for %s, which nobody has", who, m.AppendString(nil))
+				continue
+			}
+			for _, f := range filters[1:] {
+				known := values[name+"/"+f.Label]
+				switch {
+				case !slices.Contains(labels, f.Label):
+					t.Errorf("%s asks for the label %s of %s, which has %v", who, f.Label, name, labels)
+				case known == nil:
+					t.Errorf("%s asks for values of the label %s of %s: list them in this test", who, f.Label, name)
+				}
+				for v := range strings.SplitSeq(f.Value, "|") {
+					if !slices.Contains(known, v) {
+						t.Errorf("%s asks for %s of %s, which is never %q", who, f.Label, name, v)
+					}
+				}
+			}
+		}
+	})
+	if asked == 0 {
+		t.Errorf("%s asks for nothing", who)
+	}
+}
+
+// TestRulesAskForMetricsThatAreThere: an alert on a metric that nobody has never
+// fires, and nobody notices.
+func TestRulesAskForMetricsThatAreThere(t *testing.T) {
 	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), "../manifests/example")
 	if err != nil {
 		t.Fatal(err)
@@ -75,44 +122,7 @@ func TestRulesAskForMetricsThatAreThere(t *testing.T) {
 				if r.Annotations["summary"] == "" {
 					t.Errorf("%s has no summary", r.Alert)
 				}
-				e, err := metricsql.Parse(r.Expr)
-				if err != nil {
-					t.Errorf("%s: %v", r.Alert, err)
-					continue
-				}
-				asked := 0
-				metricsql.VisitAll(e, func(e metricsql.Expr) {
-					m, ok := e.(*metricsql.MetricExpr)
-					if !ok {
-						return
-					}
-					for _, filters := range m.LabelFilterss {
-						asked++
-						name := filters[0].Value
-						labels, ok := metrics[name]
-						if filters[0].Label != "__name__" || !ok {
-							t.Errorf("%s asks for %s, which nobody has", r.Alert, m.AppendString(nil))
-							continue
-						}
-						for _, f := range filters[1:] {
-							known := values[name+"/"+f.Label]
-							switch {
-							case !slices.Contains(labels, f.Label):
-								t.Errorf("%s asks for the label %s of %s, which has %v", r.Alert, f.Label, name, labels)
-							case known == nil:
-								t.Errorf("%s asks for values of the label %s of %s: list them in this test", r.Alert, f.Label, name)
-							}
-							for v := range strings.SplitSeq(f.Value, "|") {
-								if !slices.Contains(known, v) {
-									t.Errorf("%s asks for %s of %s, which is never %q", r.Alert, f.Label, name, v)
-								}
-							}
-						}
-					}
-				})
-				if asked == 0 {
-					t.Errorf("%s asks for nothing", r.Alert)
-				}
+				asks(t, metrics, r.Alert, r.Expr)
 			}
 		}
 	}
