@@ -34,20 +34,16 @@ type source struct {
 	overrides clientcmd.ConfigOverrides
 }
 
-// flags adds the flags of kubectl for a cluster, and those for dumps.
-func (s *source) flags(c *cobra.Command) {
+// connection adds the flags of kubectl for a cluster; namespace says what -n means.
+func (s *source) connection(c *cobra.Command, namespace string) {
 	s.loading = clientcmd.NewDefaultClientConfigLoadingRules()
 	f := c.Flags()
 	f.StringVar(&s.loading.ExplicitPath, "kubeconfig", "", "path of the kubeconfig file to use")
 	names := clientcmd.RecommendedConfigOverrideFlags("")
 	names.ContextOverrideFlags.Namespace.ShortName = "n"
-	names.ContextOverrideFlags.Namespace.Description = "report on this namespace only; references to it are looked for everywhere"
+	names.ContextOverrideFlags.Namespace.Description = namespace
 	clientcmd.BindOverrideFlags(&s.overrides, f, names)
-	f.StringVarP(&s.selector, "selector", "l", "", "report on Secrets and Certificates with these labels only")
 	f.BoolVarP(&s.quiet, "quiet", "q", false, "show no progress")
-	f.BoolVar(&s.proof, "proof", true, "read every kind of object for strings that could name a Secret; without it nothing is called unused")
-	f.StringArrayVarP(&s.files, "filename", "f", nil, "read this dump instead of a cluster: file, directory, archive, or - for standard input; repeatable")
-	f.BoolVar(&s.complete, "complete", false, "the dump holds every object of the cluster")
 	_ = c.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		raw, err := s.loading.Load()
 		if err != nil {
@@ -59,6 +55,16 @@ func (s *source) flags(c *cobra.Command) {
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	})
+}
+
+// flags adds connection's, and those for dumps.
+func (s *source) flags(c *cobra.Command) {
+	s.connection(c, "report on this namespace only; references to it are looked for everywhere")
+	f := c.Flags()
+	f.StringVarP(&s.selector, "selector", "l", "", "report on Secrets and Certificates with these labels only")
+	f.BoolVar(&s.proof, "proof", true, "read every kind of object for strings that could name a Secret; without it nothing is called unused")
+	f.StringArrayVarP(&s.files, "filename", "f", nil, "read this dump instead of a cluster: file, directory, archive, or - for standard input; repeatable")
+	f.BoolVar(&s.complete, "complete", false, "the dump holds every object of the cluster")
 }
 
 // namespaces are those that -n asks for; the namespace of the kubeconfig's

@@ -22,6 +22,7 @@ import (
 const (
 	exitFailed   = 1 // it could not be done
 	exitFindings = 2 // --fail-on matched
+	exitUnsteady = 3 // wait has waited in vain
 )
 
 // foundError ends the program with exitFindings: the audit worked, and found
@@ -41,12 +42,16 @@ func run(ctx context.Context, args []string) int {
 	root.SetArgs(args[1:])
 	err := root.ExecuteContext(ctx)
 	var found foundError
+	var unsteady unsteadyError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &found):
 		fmt.Fprintln(os.Stderr, "certherd: "+err.Error())
 		return exitFindings
+	case errors.As(err, &unsteady):
+		fmt.Fprintln(os.Stderr, "certherd: "+err.Error())
+		return exitUnsteady
 	case ctx.Err() != nil:
 		fmt.Fprintln(os.Stderr, "certherd: interrupted")
 		return exitFailed
@@ -81,7 +86,7 @@ configuration says so.`,
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl certherd"}
 		root.Example = strings.ReplaceAll(root.Example, "  certherd ", "  kubectl certherd ")
 	}
-	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), approveCommand(), historyCommand(), undoCommand(), planCommand(), rejectCommand(), relayCommand(), simulateCommand(), versionCommand())
+	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), approveCommand(), historyCommand(), undoCommand(), planCommand(), rejectCommand(), relayCommand(), simulateCommand(), waitCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())
 	})
