@@ -10,11 +10,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/certherd/certherd/report"
 )
 
 // admin asks Envoy's admin interface.
@@ -128,6 +132,67 @@ func TestGatewayMemory(t *testing.T) {
 	t.Logf("%d certificates: Envoy has %.1f MiB, the model says %.1f MiB (%+.0f %%)", g.Certificates.Now, measured, g.MemoryMiB.Now, 100*(g.MemoryMiB.Now/measured-1))
 	if off := math.Abs(g.MemoryMiB.Now/measured - 1); off > tolerance {
 		t.Errorf("the model is off by %.0f %%: it says %.1f MiB, and Envoy has %.1f MiB", 100*off, g.MemoryMiB.Now, measured)
+	}
+}
+
+// TestGatewayIsAsked: with what Envoy says of itself the prediction is better, and
+// every Secret that is served is known to be loaded, from a saved answer, too.
+func TestGatewayIsAsked(t *testing.T) {
+	w := cluster(t)
+	n := w.audit(t).Gateways[0].Certificates.Now
+	// Whoever changes anything makes net-kourier push, and Envoy drain what was before.
+	var r report.Report
+	until(t, "an audit while Envoy is at rest", func() bool {
+		r = w.audit(t, "--gateway", "http://"+w.stack.EnvoyAdmin)
+		return r.Gateways[0].Basis == report.BasisMeasured && r.Loaded != nil && r.Loaded.Copies == 2*n
+	})
+	g := r.Gateways[0]
+	if g.Basis != report.BasisMeasured || g.Measured == nil || !g.Measured.AtRest || g.Measured.Certificates != n || g.Holds == nil || g.Holds.InChurn >= g.Holds.AtRest || g.NeedsLimitMiB <= 0 {
+		t.Fatalf("it was not measured: %+v, %+v", g, g.Measured)
+	}
+	t.Logf("%s; resident %.1f MiB", g.BasisNote, g.Measured.ResidentMiB)
+	served := map[string]bool{}
+	for _, ref := range w.truth.Used {
+		served[ref.String()] = true
+	}
+	matched := 0
+	for _, l := range r.Loaded.Secrets {
+		switch {
+		case l.Copies > 0 && l.Match == "serial":
+			matched++
+			// One in each of Kourier's two listeners.
+			if l.Copies != 2 {
+				t.Errorf("%s is loaded %d times", l.Object, l.Copies)
+			}
+		case l.Copies > 0 && !served[l.Object.String()]:
+			t.Errorf("nobody uses %s, and it is loaded: %+v", l.Object, l)
+		}
+	}
+	// What was made by hand, or is orphaned, shows no serial number.
+	if r.Loaded.Certificates != n || matched < n-5 || len(r.Loaded.Strays) > 0 {
+		t.Errorf("%d of %d certificates are known by their serial numbers; strays: %+v", matched, n, r.Loaded.Strays)
+	}
+	if got, want := r.Summary.Verdicts["unused"], w.audit(t).Summary.Verdicts["unused"]; got != want {
+		t.Errorf("%d are unused, and %d without asking the gateway", got, want)
+	}
+
+	saved, dump := filepath.Join(t.TempDir(), "certs.json"), filepath.Join(t.TempDir(), "dump.tar.gz")
+	w.run(t, "dump", "--output", dump)
+	until(t, "a saved answer to say what the gateway says", func() bool {
+		content, err := w.envoy("/certs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(saved, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		offline := w.audit(t, "-f", dump, "--gateway-certs", saved)
+		return offline.Gateways[0].Basis == report.BasisModel && reflect.DeepEqual(offline.Loaded, r.Loaded)
+	})
+	i := slices.IndexFunc(r.Loaded.Secrets, func(l report.LoadedSecret) bool { return l.Match == "serial" })
+	l := r.Loaded.Secrets[i]
+	if got := string(w.run(t, "explain", "secret/"+l.Object.Namespace+"/"+l.Object.Name, "-f", dump, "--gateway-certs", saved)); !strings.Contains(got, "loaded 2 times by the gateway, serial number "+l.Serial) {
+		t.Errorf("explain says:\n%s", got)
 	}
 }
 
