@@ -256,6 +256,22 @@ func hold(list []blocker) string {
 	return strings.Join(out, "; ")
 }
 
+// Drains says which gateways drain for a shorter time than the longest request may
+// last, so that no Knative Ingresses may share a chain on them; none where that is
+// accepted.
+func Drains(s *inventory.Snapshot, o Options) []string {
+	if o.AcceptDrains {
+		return nil
+	}
+	var out []string
+	for _, w := range gateways(s) {
+		if n := longestRequest(s); !w.Now.Relay && w.Workload.DrainSeconds < n {
+			out = append(out, fmt.Sprintf("%s drains for %d s, and requests may last %d s: set its DRAIN_TIME_SECONDS to %d, or consolidate.acceptDrains: true in the configuration", w.Workload.Ref, w.Workload.DrainSeconds, n, n))
+		}
+	}
+	return out
+}
+
 // blockers are what stops a group, but for quotas.
 func (l *look) blockers(g *group) []blocker {
 	var out []blocker
@@ -272,11 +288,9 @@ func (l *look) blockers(g *group) []blocker {
 	if x := l.s.Issuer(g.issuer); x != nil && !x.Ready && g.heir.object.IsZero() {
 		add("%s is not Ready", g.issuer)
 	}
-	if _, shared := g.chains(); shared && !l.o.AcceptDrains {
-		for _, w := range l.gateways {
-			if n := longestRequest(l.s); !w.Now.Relay && w.Workload.DrainSeconds < n {
-				add("%s drains for %d s, and requests may last %d s: set its DRAIN_TIME_SECONDS to %d, or consolidate.acceptDrains: true in the configuration", w.Workload.Ref, w.Workload.DrainSeconds, n, n)
-			}
+	if _, shared := g.chains(); shared {
+		for _, why := range Drains(l.s, l.o) {
+			add("%s", why)
 		}
 	}
 	if g.heir.object.IsZero() {

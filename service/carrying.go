@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,11 +32,17 @@ type carrying struct {
 	old     []inventory.Ref // what the next round may take away
 	round   time.Time       // when a round was asked for last
 	cleared map[string]bool // namespace/name of those that mode enforce lets begin
+	wanted  time.Time       // when a look was asked for last
+	looked  time.Time       // when the gateways' drain times were looked at last
+	drains  string          // what is wrong with them
 }
 
 // sweepEvery is the least time between two rounds that are asked for to take old
 // certificates away.
 const sweepEvery = time.Minute
+
+// looksEvery is the same for looks at how gateways drain.
+const looksEvery = 10 * time.Second
 
 // carry begins to carry out. It goes on until the term ends, or end is called.
 func (k *keeper) carry(ctx context.Context) *carrying {
@@ -131,8 +138,14 @@ func (k *keeper) holdsConsolidation(c *configuration, x *carrying, y *v1alpha1.C
 	if n := k.o.Namespaces; len(n) > 0 && !slices.Contains(n, y.Namespace) {
 		return "this certherd looks after other namespaces"
 	}
-	if why := k.holdsConsolidations(c); why != "" || c.Consolidate.Mode != gate.Enforce || y.Status.Phase.Executing() {
+	if why := k.holdsConsolidations(c); why != "" {
 		return why
+	}
+	if y.Status.Phase == v1alpha1.Verifying && y.Spec.Source.Kind == v1alpha1.SourceKCertificate {
+		return x.drainsShort(y)
+	}
+	if c.Consolidate.Mode != gate.Enforce || y.Status.Phase.Executing() {
+		return ""
 	}
 	x.mutex.Lock()
 	defer x.mutex.Unlock()
@@ -140,6 +153,40 @@ func (k *keeper) holdsConsolidation(c *configuration, x *carrying, y *v1alpha1.C
 		return "it waits for a round of consolidate in which the budget has room for it"
 	}
 	return ""
+}
+
+// drainsShort says which gateway drains for too short a time now: it may do so only
+// since the approval. A look from before the wildcard was Ready does not count.
+func (x *carrying) drainsShort(y *v1alpha1.Consolidation) string {
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	since := y.Status.Execution
+	if since != nil && since.PhaseSince != nil && x.looked.Before(since.PhaseSince.Time) {
+		x.want(&x.wanted, looksEvery)
+		return "how long gateways drain is being looked at again"
+	}
+	return x.drains
+}
+
+// sees notes how gateways drain.
+func (x *carrying) sees(taken time.Time, drains []string) {
+	if x == nil {
+		return
+	}
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	x.looked, x.drains = taken, strings.Join(drains, "; ")
+}
+
+// want asks for a round, unless that was done just now. The mutex is held.
+func (x *carrying) want(last *time.Time, every time.Duration) {
+	if now := time.Now(); now.Sub(*last) >= every {
+		*last = now
+		select {
+		case x.ask <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // clears notes what the gate has cleared in a round of consolidate.
@@ -183,13 +230,7 @@ func (x *carrying) sweep(old []inventory.Ref) {
 			x.old = append(x.old, o)
 		}
 	}
-	if now := time.Now(); now.Sub(x.round) >= sweepEvery {
-		x.round = now
-		select {
-		case x.ask <- struct{}{}:
-		default:
-		}
-	}
+	x.want(&x.round, sweepEvery)
 }
 
 // asked has an element when a round is wanted.

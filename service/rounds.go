@@ -210,6 +210,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		if !k.renew(ctx, c, consent, snapshot, renewals) {
 			result = "incomplete"
 		}
+		k.carrying.sees(snapshot.Taken, consolidate.Drains(snapshot, o.Consolidate))
 		k.sweep(ctx, c, consent, snapshot, o)
 		k.carrying.look()
 		k.tidy(ctx, c, consent, snapshot, p, waiting)

@@ -39,6 +39,8 @@ type Options struct {
 	// Windows are when wildcards of cert-manager's own kind may be renewed; Knative would
 	// take them out of its own.
 	Windows Windows
+	// Dial connects to gateways; nil for the system's way.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Unprobed goes on without handshakes.
 	Unprobed bool
 	// Hold says why a consolidation may not begin, nor switch; empty if nothing
@@ -90,6 +92,9 @@ type memory struct {
 func New(cfg *rest.Config, o Options) (*Carrier, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
 	}
 	if o.Gateway != "" {
 		if _, _, err := net.SplitHostPort(o.Gateway); err != nil {

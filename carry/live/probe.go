@@ -56,7 +56,7 @@ func (l *look) probe(ctx context.Context) {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			chain, err := handshake(ctx, t.address, t.host)
+			chain, err := handshake(ctx, l.o.Dial, t.address, t.host)
 			p := carry.Probe{Host: t.host}
 			if err == nil {
 				err = serves(chain[0], t.host, l.now)
@@ -117,20 +117,20 @@ func serves(leaf *x509.Certificate, host string, now time.Time) error {
 }
 
 // handshake returns the chain that is served for a host.
-func handshake(ctx context.Context, address, host string) ([]*x509.Certificate, error) {
+func handshake(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address, host string) ([]*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	d := tls.Dialer{
-		NetDialer: &net.Dialer{},
-		// What is served is judged by serves: here is no client who would trust it.
-		Config: &tls.Config{ServerName: host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, //nolint:gosec
-	}
-	c, err := d.DialContext(ctx, "tcp", address)
+	plain, err := dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("no handshake: %w", err)
 	}
-	defer c.Close()
-	chain := c.(*tls.Conn).ConnectionState().PeerCertificates
+	defer plain.Close()
+	// What is served is judged by serves: here is no client who would trust it.
+	c := tls.Client(plain, &tls.Config{ServerName: host, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}) //nolint:gosec
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("no handshake: %w", err)
+	}
+	chain := c.ConnectionState().PeerCertificates
 	if len(chain) == 0 {
 		return nil, errors.New("no certificate was served")
 	}

@@ -5,15 +5,18 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/certherd/certherd/api/v1alpha1"
@@ -62,15 +65,21 @@ func (w *world) restored(t *testing.T, ns string, b before, orders int) {
 	}
 }
 
-// orders counts the CertificateRequests that were ever made in a namespace, by the
-// API server's audit log.
+// orders counts the CertificateRequests that were ever made in a namespace.
 func (w *world) orders(t *testing.T, ns string) int {
+	t.Helper()
+	return w.created(t, ns, "certificaterequests")
+}
+
+// created counts the objects of a resource that were ever made in a namespace, by
+// the API server's audit log.
+func (w *world) created(t *testing.T, ns, resource string) int {
 	t.Helper()
 	b, err := os.ReadFile(w.stack.AuditLog)
 	must(t, err)
 	n := 0
 	for line := range bytes.Lines(b) {
-		if !bytes.Contains(line, []byte(`"certificaterequests"`)) {
+		if !bytes.Contains(line, []byte(`"`+resource+`"`)) {
 			continue
 		}
 		var e struct {
@@ -78,7 +87,7 @@ func (w *world) orders(t *testing.T, ns string) int {
 			ObjectRef      struct{ Resource, Namespace, Subresource string }
 			ResponseStatus struct{ Code int }
 		}
-		if json.Unmarshal(line, &e) == nil && e.Verb == "create" && e.ResponseStatus.Code == 201 && e.ObjectRef.Resource == "certificaterequests" && e.ObjectRef.Namespace == ns && e.ObjectRef.Subresource == "" {
+		if json.Unmarshal(line, &e) == nil && e.Verb == "create" && e.ResponseStatus.Code == 201 && e.ObjectRef.Resource == resource && e.ObjectRef.Namespace == ns && e.ObjectRef.Subresource == "" {
 			n++
 		}
 	}
@@ -238,7 +247,20 @@ func TestWildcardThatLacksAName(t *testing.T) {
 	w.restored(t, ns, b, 1)
 }
 
-// Services come and go while theirs are being moved, and while they move back.
+const mapping = `
+apiVersion: networking.internal.knative.dev/v1alpha1
+kind: ClusterDomainClaim
+metadata: {name: {{.Host}} }
+spec: {namespace: {{.Namespace}} }
+---
+apiVersion: serving.knative.dev/v1beta1
+kind: DomainMapping
+metadata: {name: {{.Host}}, namespace: {{.Namespace}} }
+spec: {ref: {apiVersion: serving.knative.dev/v1, kind: Service, name: {{.Service}} } }
+`
+
+// Services, tags and DomainMappings come and go while certificates are being moved,
+// and while they move back. Gateways are found by what ingresses say of them.
 func TestServicesComeAndGoMeanwhile(t *testing.T) {
 	w := setUp(t)
 	const ns = "lively"
@@ -247,39 +269,85 @@ func TestServicesComeAndGoMeanwhile(t *testing.T) {
 	w.approve(t, w.propose(t, ns))
 	c := w.watch(hosts[:4]) // the others go
 	defer c.end()
-	r, s, err := w.carrier(t.Logf)
-	must(t, err)
-	drop := func(name string) {
-		t.Helper()
-		must(t, w.c.Dynamic.Resource(knativeServices).Namespace(ns).Delete(ctx, name, metav1.DeleteOptions{}))
+	s := &sweeper{w: w, logf: t.Logf}
+	o := w.options(t.Logf)
+	o.Gateway, o.Sweep = "", s.want
+	const address = "kourier.kourier-system.svc.cluster.local:443"
+	var dialled sync.Map
+	o.Dial = func(ctx context.Context, network, a string) (net.Conn, error) {
+		dialled.Store(a, true)
+		if a == address { // as the cluster's DNS would say
+			a = w.stack.GatewayTLS
+		}
+		return new(net.Dialer).DialContext(ctx, network, a)
 	}
+	r, err := w.carry(o)
+	must(t, err)
+	drop := func(resource schema.GroupVersionResource, name string) {
+		t.Helper()
+		must(t, w.c.Dynamic.Resource(resource).Namespace(ns).Delete(ctx, name, metav1.DeleteOptions{}))
+	}
+	tag := func(service string, names ...string) {
+		t.Helper()
+		traffic := `{"latestRevision":true,"percent":100}`
+		for _, n := range names {
+			traffic += `,{"latestRevision":true,"percent":0,"tag":"` + n + `"}`
+		}
+		w.patch(t, knativeServices, ns, service, `{"spec":{"traffic":[`+traffic+`]}}`)
+	}
+	mapped := func(host string) {
+		t.Helper()
+		must(t, w.c.Apply(ctx, mapping, struct{ Host, Namespace, Service string }{host, ns, "svc-000"}))
+	}
+	below := "." + ns + "." + stack.Domain
 	w.phase(t, ns, r, s, v1alpha1.Switching)
-	drop("svc-004")
+	drop(knativeServices, "svc-004")
 	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "name: late", "name: during-switch"), ns))
+	tag("svc-001", "stays", "goes")
+	mapped("goes.example.org")
+	mapped("mapped" + below) // the wildcard would do for it, and Knative does not ask for one
 	w.phase(t, ns, r, s, v1alpha1.Soaking)
-	drop("svc-005")
+	drop(knativeServices, "svc-005")
 	must(t, w.c.Apply(ctx, strings.ReplaceAll(lateService, "name: late", "name: during-soak"), ns))
+	tag("svc-001", "stays")
+	tag("svc-002", "late")
+	drop(domainMappings, "goes.example.org")
 	w.phase(t, ns, r, s, v1alpha1.Done)
 	name := w.get(t, ns).Spec.SecretName
-	w.until(t, "all to be on the wildcard", r, s, func() bool {
-		served := w.served(t, ns)
-		for h, secret := range served {
-			if strings.HasSuffix(h, stack.Domain) && secret != name {
-				return false
+	want := []string{"during-soak", "during-switch", "late-svc-002", "mapped", "stays-svc-001", "svc-000", "svc-001", "svc-002", "svc-003"}
+	all := func(on func(host, secret string) bool) func() bool {
+		return func() bool {
+			var got []string
+			for h, secret := range w.served(t, ns) {
+				if host, ok := strings.CutSuffix(h, below); ok && (host == "mapped") != on(host, secret) {
+					got = append(got, host)
+				}
 			}
+			slices.Sort(got)
+			return slices.Equal(got, want)
 		}
-		return len(served) == 6
-	})
+	}
+	w.until(t, "all but the mapping to be on the wildcard", r, s, all(func(_, secret string) bool { return secret == name }))
+	for _, h := range want {
+		w.until(t, h+" to answer", r, s, func() bool { return c.ask(ctx, h+below) == nil })
+	}
+	n := 0
+	for a := range dialled.Range {
+		if n++; a != address {
+			t.Errorf("somebody asked %s", a)
+		}
+	}
+	if n == 0 {
+		t.Error("no gateway was asked")
+	}
 	// One that has never had a certificate of its own gets one before it moves back.
 	w.undo(t, ns)
 	w.phase(t, ns, r, s, v1alpha1.RolledBack)
-	for h, secret := range w.served(t, ns) {
-		if !strings.HasPrefix(secret, "route-") {
-			t.Errorf("%s is served with %s", h, secret)
-		}
+	if !all(func(_, secret string) bool { return strings.HasPrefix(secret, "route-") })() {
+		t.Errorf("served: %v", w.served(t, ns))
 	}
-	for _, h := range []string{"during-switch.", "during-soak."} {
-		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(ctx, h+ns+"."+stack.Domain) == nil })
+	for _, h := range want {
+		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(ctx, h+below) == nil })
 	}
 	c.stop(t)
 }

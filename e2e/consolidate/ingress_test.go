@@ -115,6 +115,11 @@ func (w *world) serve(t *testing.T, ns string, wanted func() (map[string]string,
 // for, and the address of its gateway.
 func (w *world) web(t *testing.T, ns, issuer string, n int) (hosts []string, address string) {
 	t.Helper()
+	return w.ingresses(t, ns, issuer, n), w.controller(t, ns)
+}
+
+func (w *world) ingresses(t *testing.T, ns, issuer string, n int) (hosts []string) {
+	t.Helper()
 	ctx := context.Background()
 	must(t, w.c.Namespaces(ctx, ns))
 	for i := range n {
@@ -123,7 +128,7 @@ func (w *world) web(t *testing.T, ns, issuer string, n int) (hosts []string, add
 		hosts = append(hosts, name+"."+ns+".example.com")
 	}
 	w.until(t, "the certificates", nil, nil, func() bool { return w.ready(t, ns) == 2*n })
-	return hosts, w.controller(t, ns)
+	return hosts
 }
 
 func (w *world) ready(t *testing.T, ns string) int {
@@ -261,6 +266,16 @@ func TestIssuerThatNeverIssues(t *testing.T) {
 	const ns = "never"
 	hosts, address := w.web(t, ns, stack.IssuerHTTP01, 2)
 	before, certs := w.named(t, ns), w.names(t, certificates, ns)
+	// It is not proposed, and the report says why; here somebody proposes it all the same.
+	refused := w.notConsolidatable(t, ns)
+	for i, h := range hosts {
+		app, _, _ := strings.Cut(h, ".")
+		if !slices.ContainsFunc(refused, func(f string) bool {
+			return strings.HasPrefix(f, app+"-tls: "+h) && strings.Contains(f, "HTTP-01 solvers only")
+		}) {
+			t.Errorf("%d: nothing is said of %s: %v", i, h, refused)
+		}
+	}
 	x := w.proposeWeb(t, ns, stack.IssuerHTTP01, hosts)
 	w.approve(t, x)
 	o := w.options(t.Logf)

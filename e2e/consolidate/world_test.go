@@ -54,6 +54,7 @@ var (
 	certificates    = schema.GroupVersionResource{Group: "cert-manager.io", Version: "v1", Resource: "certificates"}
 	kCertificates   = schema.GroupVersionResource{Group: "networking.internal.knative.dev", Version: "v1alpha1", Resource: "certificates"}
 	knativeServices = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "services"}
+	domainMappings  = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1beta1", Resource: "domainmappings"}
 	kIngresses      = schema.GroupVersionResource{Group: "networking.internal.knative.dev", Version: "v1alpha1", Resource: "ingresses"}
 )
 
@@ -249,15 +250,28 @@ func (w *world) proposeAll(t *testing.T, teams ...string) {
 	}
 }
 
-func (w *world) get(t *testing.T, ns string) *v1alpha1.Consolidation {
+// find is the Consolidation of a namespace, nil if there is none.
+func (w *world) find(t *testing.T, ns string) *v1alpha1.Consolidation {
 	t.Helper()
 	list, err := w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).Namespace(ns).List(context.Background(), metav1.ListOptions{})
 	must(t, err)
+	if len(list.Items) == 0 {
+		return nil
+	}
 	if len(list.Items) != 1 {
 		t.Fatalf("%d consolidations in %s", len(list.Items), ns)
 	}
 	c, err := v1alpha1.FromUnstructured(&list.Items[0])
 	must(t, err)
+	return c
+}
+
+func (w *world) get(t *testing.T, ns string) *v1alpha1.Consolidation {
+	t.Helper()
+	c := w.find(t, ns)
+	if c == nil {
+		t.Fatalf("no consolidation in %s", ns)
+	}
 	return c
 }
 
