@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/gateway"
 )
@@ -85,7 +86,8 @@ func (r *rejections) take(now gateway.Reading) {
 // at is since when gateways reject, and what; zero once they have rejected nothing
 // for as long as they may, which is consolidate.patience.
 func (r *rejections) at(now time.Time) (time.Time, string) {
-	if r.since.IsZero() || now.Sub(r.rose) >= time.Duration(r.c.Consolidate.Patience) {
+	// Readings may be as far apart as Passes are.
+	if r.since.IsZero() || now.Sub(r.rose) >= max(time.Duration(r.c.Consolidate.Patience), 3*live.Slow) {
 		return time.Time{}, ""
 	}
 	return r.since, r.what
