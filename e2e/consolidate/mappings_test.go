@@ -21,8 +21,6 @@ import (
 	"github.com/certherd/certherd/inventory/live"
 )
 
-var domainMappings = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1beta1", Resource: "domainmappings"}
-
 // mapped are the Secrets that the DomainMappings of a namespace name.
 func (w *world) mapped(t *testing.T, ns string) string {
 	t.Helper()
