@@ -13,15 +13,22 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
+	"github.com/certherd/certherd/batch/live"
 	"github.com/certherd/certherd/gateway"
 )
 
 // Part is something that can be waited for.
 type Part string
+
+// Batch is the Part of what certherd itself holds for a later batch; it counts where
+// Certificates do.
+const Batch Part = "batch"
 
 // The Parts, as --for takes them.
 const (
@@ -45,6 +52,8 @@ type Options struct {
 	For []Part
 	// Namespaces are those whose objects count; all if there are none.
 	Namespaces []string
+	// Home is the namespace that certherd runs in, if it does.
+	Home string
 	// Envoys say where gateways can be read.
 	Envoys gateway.Options
 	// Timeout is how long to wait. With 0 there is one look.
@@ -122,6 +131,7 @@ type Watcher struct {
 	o        Options
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
+	typed    kubernetes.Interface
 	envoys   *gateway.Reader
 	last     map[string]gateway.Envoy // of the look before
 }
@@ -145,6 +155,9 @@ func New(cfg *rest.Config, o Options) (*Watcher, error) {
 		return nil, fmt.Errorf("cannot look at the cluster: %w", err)
 	}
 	if w.metadata, err = metadata.NewForConfig(cfg); err != nil {
+		return nil, fmt.Errorf("cannot look at the cluster: %w", err)
+	}
+	if w.typed, err = kubernetes.NewForConfig(cfg); err != nil {
 		return nil, fmt.Errorf("cannot look at the cluster: %w", err)
 	}
 	envoys := o.Envoys
@@ -249,10 +262,36 @@ func (w *Watcher) look(ctx context.Context) ([]Unsteady, []string, error) {
 			return nil, nil, err
 		}
 	}
+	if slices.Contains(parts, Certificates) && w.o.Home != "" {
+		s.batches(ctx)
+	}
 	if slices.Contains(parts, Gateways) {
 		s.gateways(w.envoys.Read(ctx))
 	}
 	return s.unsteady, s.notes, nil
+}
+
+// batches looks for changes that certherd holds until a gateway's budget has room.
+func (s *sight) batches(ctx context.Context) {
+	list, err := s.w.typed.CoreV1().ConfigMaps(s.w.o.Home).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + live.ConfigMapName})
+	switch {
+	case refused(err):
+		s.notes = append(s.notes, "ConfigMaps of namespace "+s.w.o.Home+" may not be listed: whether certherd holds anything for a batch was not looked at")
+	case err != nil && ctx.Err() == nil:
+		s.add(Batch, "ConfigMap/"+s.w.o.Home+"/"+live.ConfigMapName, "cannot be listed: "+err.Error())
+	case err == nil:
+		for i := range list.Items {
+			waiting, err := live.Waiting(&list.Items[i])
+			if err != nil {
+				s.add(Batch, "ConfigMap/"+s.w.o.Home+"/"+live.ConfigMapName, "it cannot be understood: "+err.Error())
+			}
+			for _, x := range waiting {
+				if len(s.w.o.Namespaces) == 0 || slices.Contains(s.w.o.Namespaces, x.Object.Namespace) {
+					s.add(Batch, x.Object.String(), "certherd holds a change of it for a batch since "+x.Since.UTC().Format(time.RFC3339))
+				}
+			}
+		}
+	}
 }
 
 // gateways compares what Envoys say with what they said before.

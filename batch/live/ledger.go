@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
@@ -313,6 +314,13 @@ func (l *Ledger) load(ctx context.Context) error {
 	}
 	l.loaded = true
 	return nil
+}
+
+// Waiting are the changes that the leader holds, by what it has kept in its
+// ConfigMap.
+func Waiting(kept *corev1.ConfigMap) ([]batch.Waiting, error) {
+	state, err := unpack(kept.BinaryData[keyState])
+	return state.Waiting, err
 }
 
 func (l *Ledger) store(ctx context.Context, state batch.State) error {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -155,5 +156,21 @@ func TestWithoutALedgerEverythingGoes(t *testing.T) {
 	going, held, err := (*Ledger)(nil).For("gc").Ask(context.Background(), deletions("a", "b"))
 	if err != nil || len(going) != 2 || len(held) != 0 {
 		t.Errorf("%v %v %v", going, held, err)
+	}
+}
+
+// TestWaitingIsReadByOthers: what a leader keeps tells others what it holds.
+func TestWaitingIsReadByOthers(t *testing.T) {
+	want := batch.Waiting{Object: inventory.SecretRef("a", "b"), Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	packed, err := pack(batch.State{Waiting: []batch.Waiting{want}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Waiting(&corev1.ConfigMap{BinaryData: map[string][]byte{keyState: packed}})
+	if err != nil || len(got) != 1 || got[0].Object != want.Object || !got[0].Since.Equal(want.Since) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := Waiting(&corev1.ConfigMap{BinaryData: map[string][]byte{keyState: []byte("x")}}); err == nil {
+		t.Error("what is no State is understood")
 	}
 }

@@ -43,7 +43,8 @@ func waitCommand() *cobra.Command {
 		Long: `wait returns when the cluster has come to rest, so that tests which begin then do not meet a gateway
 that is being given new certificates:
 
-  certs    every Certificate of cert-manager and of Knative is Ready, and none is being issued
+  certs    every Certificate of cert-manager and of Knative is Ready, and none is being issued;
+           and certherd itself holds no change for a later batch
   routes   every Knative Service, Route, DomainMapping and Ingress, and every Gateway is Ready, and so is each
            certificate that they or an Ingress of Kubernetes name
   gateway  the listeners of every Envoy that --gateway or --gateway-pods name are not being changed, do not warm
@@ -71,6 +72,7 @@ what is not steady stands on standard output. Progress goes to standard error.`,
 	s.connection(c, "wait for the objects of these namespaces alone, several with commas")
 	e.flags(c)
 	f := c.Flags()
+	f.StringVar(&o.Home, "certherd-namespace", home, "the namespace that certherd runs in, to see what it holds for a batch")
 	f.StringSliceVar(&parts, "for", nil, "what to wait for: certs, routes, gateway; without it all of them, gateway if one is named")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long to wait; 0 looks once")
 	f.DurationVar(&o.QuietFor, "quiet-for", 10*time.Second, "how long everything has to be steady without a break")
