@@ -73,6 +73,14 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 			return b // one that was not read may share a Secret with one that was
 		}
 	}
+	asked := map[inventory.Ref]bool{} // for, or issued, a moment ago
+	for i := range s.Requests {
+		if r := &s.Requests[i]; r.Ref.Kind == "CertificateRequest" && s.Taken.Sub(r.Since) < settling {
+			if by, ok := r.ControlledBy(); ok {
+				asked[by.Ref] = true
+			}
+		}
+	}
 	limit := func(*inventory.Certificate) string { return "" }
 	if o.Limits != nil {
 		limit = o.Limits(s)
@@ -93,6 +101,8 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 		n := challenges(s, x)
 		switch {
 		case why != "":
+		case asked[x.Ref]:
+			why = fmt.Sprintf("it was asked for or issued less than %s ago", settling)
 		case len(b.Certificates) >= o.Size:
 			why = fmt.Sprintf("%d certificates are renewed together at most", o.Size)
 		case names+n > o.Challenges && n > 0:
@@ -119,6 +129,11 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 	}
 	return b
 }
+
+// settling is for how long the times in the status of a Certificate may still be those
+// of the one before: cert-manager's controller certificates-issuing ends Issuing, and
+// certificates-readiness writes the times later.
+const settling = time.Minute
 
 const certificateKind = "certificate." + inventory.GroupCertManager
 

@@ -229,6 +229,30 @@ func TestNothingIsRenewedThatIsNotWhole(t *testing.T) {
 
 // TestConcurrency: certificates that ACME servers are asked about already take their
 // part of what cert-manager does at one time.
+// TestAStatusThatIsLate: cert-manager says that a certificate was issued before it
+// says when the new one is due.
+func TestAStatusThatIsLate(t *testing.T) {
+	w := newWorld(t, 3, 90*24*time.Hour, 30*24*time.Hour, 1)
+	for i := range w.certs {
+		w.issue(i, noon.Add(-60*24*time.Hour+time.Hour)) // due in an hour
+	}
+	late := func(since time.Duration) int {
+		o := inventory.Objects{Certificates: slices.Clone(w.certs), Consumers: slices.Clone(w.consumers)}
+		o.Requests = []inventory.Request{{
+			Meta: inventory.Meta{Ref: inventory.Ref{Group: inventory.GroupCertManager, Kind: "CertificateRequest", Namespace: "team", Name: "svc-000-7"}, Created: noon.Add(-time.Hour),
+				Owners: []inventory.OwnerRef{{Ref: w.certs[0].Ref, Controller: true}}},
+			Final: true, State: "Ready", Since: noon.Add(-since),
+		}}
+		return len(renew.Defaults().Batch(inventory.New(noon, o, nil, nil)).Certificates)
+	}
+	if n := late(30 * time.Second); n != 2 {
+		t.Errorf("%d of 3 are renewed, of which one was issued half a minute ago", n)
+	}
+	if n := late(10 * time.Minute); n != 3 {
+		t.Errorf("%d of 3 are renewed", n)
+	}
+}
+
 func TestConcurrency(t *testing.T) {
 	w := newWorld(t, 10, 90*24*time.Hour, 30*24*time.Hour, 1)
 	ref := inventory.IssuerRef{Group: inventory.GroupCertManager, Kind: "ClusterIssuer", Name: "acme"}

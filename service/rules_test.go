@@ -1,6 +1,8 @@
 package service
 
 import (
+	"bytes"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -94,6 +96,10 @@ func TestRulesAskForMetricsThatAreThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	runbook, err := os.ReadFile("../docs/runbook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	metrics, rules := described(t), 0
 	for _, x := range made.Resources() {
 		if x.GetKind() != "PrometheusRule" {
@@ -119,6 +125,9 @@ func TestRulesAskForMetricsThatAreThere(t *testing.T) {
 		for _, g := range file.Spec.Groups {
 			for _, r := range g.Rules {
 				rules++
+				if !bytes.Contains(runbook, []byte("\n## "+r.Alert+"\n")) {
+					t.Errorf("docs/runbook.md has no section on %s", r.Alert)
+				}
 				if r.Annotations["summary"] == "" {
 					t.Errorf("%s has no summary", r.Alert)
 				}
