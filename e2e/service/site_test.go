@@ -358,18 +358,11 @@ func (w write) String() string {
 // each look.
 func (s *site) audit(users ...string) (writes []write, looks map[string][]time.Time) {
 	s.Helper()
-	// A log that has become long is put aside as audit-TIME.log.
-	files, err := filepath.Glob(strings.TrimSuffix(s.stack.AuditLog, ".log") + "*.log")
+	f, err := os.Open(s.stack.AuditLog)
 	s.must(err)
-	var content []io.Reader
-	for _, file := range files {
-		f, err := os.Open(file)
-		s.must(err)
-		defer f.Close()
-		content = append(content, f)
-	}
+	defer f.Close()
 	looks = map[string][]time.Time{}
-	lines := bufio.NewScanner(io.MultiReader(content...))
+	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 4<<20)
 	for lines.Scan() {
 		var e struct {

@@ -127,6 +127,8 @@ func (s *supervisor) startControlPlane(ctx context.Context) (*cluster, error) {
 		"--allow-privileged=true",
 		// Webhooks are dialled by their Endpoints: there is no kube-proxy.
 		"--enable-aggregator-routing=true",
+		// One file, in MB: who reads it must not miss what was rotated away.
+		"--audit-log-maxsize=10000",
 		"--audit-policy-file=" + filepath.Join(s.Dir, "audit-policy.yaml"), "--audit-log-path=" + filepath.Join(s.Dir, "audit.log"),
 	}, s.ExtraAPIServerArgs...)}); err != nil {
 		return nil, err
