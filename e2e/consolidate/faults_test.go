@@ -328,8 +328,16 @@ func TestServicesComeAndGoMeanwhile(t *testing.T) {
 		}
 	}
 	w.until(t, "all but the mapping to be on the wildcard", r, s, all(func(_, secret string) bool { return secret == name }))
+	// What is mapped to a service answers with that one's name.
+	through := &client{w: w, address: w.stack.GatewayTLS, text: "svc-000"}
+	answers := func(h string) func() bool {
+		if h == "mapped" {
+			return func() bool { return through.ask(ctx, h+below) == nil }
+		}
+		return func() bool { return c.ask(ctx, h+below) == nil }
+	}
 	for _, h := range want {
-		w.until(t, h+" to answer", r, s, func() bool { return c.ask(ctx, h+below) == nil })
+		w.until(t, h+" to answer", r, s, answers(h))
 	}
 	n := 0
 	for a := range dialled.Range {
@@ -347,7 +355,7 @@ func TestServicesComeAndGoMeanwhile(t *testing.T) {
 		t.Errorf("served: %v", w.served(t, ns))
 	}
 	for _, h := range want {
-		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(ctx, h+below) == nil })
+		w.until(t, h+" to answer", nil, nil, answers(h))
 	}
 	c.stop(t)
 }
