@@ -431,7 +431,6 @@ func TestRulesOfTheResource(t *testing.T) {
 	for spec, because := range map[string]string{
 		`{"approvedDigest":"` + other + `"}`: "approvedDigest must be status.digest",
 		`{"approvedDigest":"yes"}`:           "spec.approvedDigest",
-		`{"wildcards":["example.test"]}`:     "spec.wildcards",
 		`{"wildcards":["*.test"]}`:           "spec.wildcards",
 		`{"wildcards":["*.*.test.example"]}`: "spec.wildcards",
 		`{"wildcards":["*.b\u00fc.test"]}`:   "spec.wildcards",

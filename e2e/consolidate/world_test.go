@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -545,11 +546,12 @@ func (w *world) envoy(t *testing.T, names ...string) (out []float64) {
 	return out
 }
 
-// settled is what Envoy has allocated, in MiB, once it has served every host, and has
-// let go of all listeners and filter chains that were replaced (its documentation:
-// operations/admin, GET /memory).
+// settled is what Envoy has allocated, in MiB, once it has been started anew and has
+// served every host (its documentation: operations/admin, GET /memory). One that was
+// given many listeners before has more, long after they have drained.
 func (w *world) settled(t *testing.T, hosts []string) float64 {
 	t.Helper()
+	must(t, w.stack.Signal("envoy", syscall.SIGKILL))
 	c := &client{w: w, address: w.stack.GatewayTLS}
 	for _, h := range hosts {
 		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(context.Background(), h) == nil })

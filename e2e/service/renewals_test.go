@@ -458,4 +458,5 @@ func TestRenewalWindowsAreTaken(t *testing.T) {
 	if got := c.RenewalWindows(time.Now()).Renewal(like); got != nil {
 		t.Errorf("a monthly window is said to do for 90 days: %v", got)
 	}
+	s.drop(ns) // to a certherd of another test, it is garbage
 }
