@@ -73,11 +73,11 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 			return b // one that was not read may share a Secret with one that was
 		}
 	}
-	asked := map[inventory.Ref]bool{} // for, or issued, a moment ago
+	asked := map[inventory.Ref]time.Time{} // for, a moment ago
 	for i := range s.Requests {
 		if r := &s.Requests[i]; r.Ref.Kind == "CertificateRequest" && s.Taken.Sub(r.Since) < settling {
-			if by, ok := r.ControlledBy(); ok {
-				asked[by.Ref] = true
+			if by, ok := r.ControlledBy(); ok && r.Created.After(asked[by.Ref]) {
+				asked[by.Ref] = r.Created
 			}
 		}
 	}
@@ -101,8 +101,8 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 		n := challenges(s, x)
 		switch {
 		case why != "":
-		case asked[x.Ref]:
-			why = fmt.Sprintf("it was asked for or issued less than %s ago", settling)
+		case x.NotBefore.Before(asked[x.Ref]):
+			why = fmt.Sprintf("it was asked for less than %s ago, and its status may still be that of the one before", settling)
 		case len(b.Certificates) >= o.Size:
 			why = fmt.Sprintf("%d certificates are renewed together at most", o.Size)
 		case names+n > o.Challenges && n > 0:
@@ -132,7 +132,8 @@ func (o Options) Batch(s *inventory.Snapshot) Batch {
 
 // settling is for how long the times in the status of a Certificate may still be those
 // of the one before: cert-manager's controller certificates-issuing ends Issuing, and
-// certificates-readiness writes the times later.
+// certificates-readiness writes the times later. What is valid from after its request
+// has them already; many authorities issue what is valid from an hour before.
 const settling = time.Minute
 
 const certificateKind = "certificate." + inventory.GroupCertManager

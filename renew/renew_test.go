@@ -236,20 +236,28 @@ func TestAStatusThatIsLate(t *testing.T) {
 	for i := range w.certs {
 		w.issue(i, noon.Add(-60*24*time.Hour+time.Hour)) // due in an hour
 	}
-	late := func(since time.Duration) int {
+	late := func(asked, since time.Duration) int {
 		o := inventory.Objects{Certificates: slices.Clone(w.certs), Consumers: slices.Clone(w.consumers)}
 		o.Requests = []inventory.Request{{
-			Meta: inventory.Meta{Ref: inventory.Ref{Group: inventory.GroupCertManager, Kind: "CertificateRequest", Namespace: "team", Name: "svc-000-7"}, Created: noon.Add(-time.Hour),
+			Meta: inventory.Meta{Ref: inventory.Ref{Group: inventory.GroupCertManager, Kind: "CertificateRequest", Namespace: "team", Name: "svc-000-7"}, Created: noon.Add(-asked),
 				Owners: []inventory.OwnerRef{{Ref: w.certs[0].Ref, Controller: true}}},
 			Final: true, State: "Ready", Since: noon.Add(-since),
 		}}
 		return len(renew.Defaults().Batch(inventory.New(noon, o, nil, nil)).Certificates)
 	}
-	if n := late(30 * time.Second); n != 2 {
-		t.Errorf("%d of 3 are renewed, of which one was issued half a minute ago", n)
-	}
-	if n := late(10 * time.Minute); n != 3 {
-		t.Errorf("%d of 3 are renewed", n)
+	for _, c := range []struct {
+		asked, issued time.Duration
+		want          int
+		why           string
+	}{
+		{time.Hour, 30 * time.Second, 2, "issued half a minute ago"},
+		{30 * time.Second, 30 * time.Second, 2, "asked for and issued half a minute ago"},
+		{time.Hour, 10 * time.Minute, 3, "issued ten minutes ago"},
+		{60*24*time.Hour - time.Hour, 30 * time.Second, 3, "whose status is of what was asked for"},
+	} {
+		if n := late(c.asked, c.issued); n != c.want {
+			t.Errorf("%d of 3 are renewed, of which one is %s", n, c.why)
+		}
 	}
 }
 
