@@ -9,6 +9,45 @@ import (
 	"github.com/certherd/certherd/gate"
 )
 
+// Outlook is what a rule will do, in words. Times are in the time zone of the schedule
+// that they come from.
+type Outlook struct {
+	Rule gate.Rule
+	Mode gate.Mode
+	// Means says what the mode does. Schedule, Windows and Budget are those of the rule;
+	// there is at least one line of Windows.
+	Means, Schedule string
+	Windows         []string
+	Budget          string
+	Rounds          []Coming
+}
+
+// Coming is a round that comes, and what it may do.
+type Coming struct {
+	At      time.Time
+	In, May string
+}
+
+// String is the time.
+func (c Coming) String() string { return c.At.Format(timeFormat) }
+
+// Outlooks are those of each rule from a time on, with so many rounds. last is the
+// time of each rule's last round, from which what is "@every" counts; a rule without
+// one counts from at.
+func (c Config) Outlooks(last map[gate.Rule]time.Time, at time.Time, rounds int) []Outlook {
+	var out []Outlook
+	for _, name := range gate.Rules() {
+		r := c.Rules()[name]
+		o := Outlook{Rule: name, Mode: r.Mode, Means: modeWords(name, r.Mode), Schedule: c.scheduleWords(r) + "; " + deadlineWords(r.StartingDeadline),
+			Windows: c.windowWords(r, at), Budget: budgetWords(r.Budget)}
+		for _, t := range c.upcoming(r, last[name], at, rounds) {
+			o.Rounds = append(o.Rounds, Coming{t, spanWords(t.Sub(at)), c.roundWords(name, r, t)})
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
 // Explain says in words what a Config comes to from a time on: the next rounds
 // of each rule, what they may do, and the windows around them. Times are in the
 // time zone of the schedule that they come from. rounds is how many of each rule
@@ -20,23 +59,22 @@ func (c Config) Explain(at time.Time, rounds int) string {
 		zone = time.UTC
 	}
 	fmt.Fprintf(&b, "From %s on:\n", at.In(zone).Format(timeFormat))
-	for _, name := range gate.Rules() {
-		r := c.Rules()[name]
-		fmt.Fprintf(&b, "\n%s: %s\n", name, modeWords(name, r.Mode))
+	for _, o := range c.Outlooks(nil, at, rounds) {
+		fmt.Fprintf(&b, "\n%s: %s\n", o.Rule, o.Means)
 		w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		fmt.Fprintf(w, "  schedule\t%s; %s\n", c.scheduleWords(r), deadlineWords(r.StartingDeadline))
-		for i, line := range c.windowWords(r, at) {
+		fmt.Fprintf(w, "  schedule\t%s\n", o.Schedule)
+		for i, line := range o.Windows {
 			label := "windows"
 			if i > 0 {
 				label = ""
 			}
 			fmt.Fprintf(w, "  %s\t%s\n", label, line)
 		}
-		fmt.Fprintf(w, "  budget\t%s\n", budgetWords(r.Budget))
+		fmt.Fprintf(w, "  budget\t%s\n", o.Budget)
 		w.Flush()
 		w = tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-		for _, t := range c.upcoming(r, at, rounds) {
-			fmt.Fprintf(w, "  %s\tin %s\t%s\n", t.Format(timeFormat), spanWords(t.Sub(at)), c.roundWords(name, r, t))
+		for _, t := range o.Rounds {
+			fmt.Fprintf(w, "  %s\tin %s\t%s\n", t, t.In, t.May)
 		}
 		w.Flush()
 	}

@@ -125,18 +125,19 @@ func after(s cron.Schedule, last, now time.Time) time.Time {
 const timeFormat = "Mon 2006-01-02 15:04 MST"
 
 // upcoming are the next n rounds of a rule after a time, in the time zone of
-// its schedule.
-func (c Config) upcoming(r Rule, at time.Time, n int) []time.Time {
+// its schedule. last was its last round, zero for none.
+func (c Config) upcoming(r Rule, last, at time.Time, n int) []time.Time {
 	s, zone, err := c.schedule(r)
 	if err != nil {
 		return nil
 	}
 	var out []time.Time
 	for t := at; len(out) < n; out = append(out, t) {
-		if t = after(s, t, t); t.IsZero() {
+		if t = after(s, last, t); t.IsZero() {
 			break
 		}
 		t = t.In(zone)
+		last = t
 	}
 	return out
 }

@@ -103,7 +103,7 @@ func TestRoundsWhereClocksChange(t *testing.T) {
 			c := onlyGC(tc.schedule, Duration(time.Hour))
 			c.TimeZone = "Europe/Berlin"
 			var got []string
-			for _, x := range c.upcoming(c.GC.Rule, at(t, tc.from), len(tc.want)) {
+			for _, x := range c.upcoming(c.GC.Rule, time.Time{}, at(t, tc.from), len(tc.want)) {
 				got = append(got, x.Format(timeFormat))
 			}
 			if !slices.Equal(got, tc.want) {

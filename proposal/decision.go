@@ -2,12 +2,14 @@ package proposal
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/gate"
 )
 
 // decisionAnnotation tells who has decided what is in the spec, and why, as JSON of
@@ -72,6 +74,31 @@ func DecisionOf(c *v1alpha1.Consolidation) (d Decision, ok bool) {
 func (d Decision) annotation() (map[string]string, error) {
 	b, err := json.Marshal(d)
 	return map[string]string{decisionAnnotation: string(b)}, err
+}
+
+// Token names a Consolidation in its present state: NAMESPACE/NAME@DIGEST.
+func Token(c *v1alpha1.Consolidation) string {
+	return gate.Token(c.Namespace+"/"+c.Name, c.Status.Digest)
+}
+
+// Approvable says why a Consolidation cannot be approved, or not in the state that
+// pin, the beginning of a digest, is of; nil if nothing is in the way. Without pinned
+// any state will do.
+func Approvable(c *v1alpha1.Consolidation, pin string, pinned bool) error {
+	name := c.Namespace + "/" + c.Name
+	switch p := c.Status.Phase; {
+	case p.Executing():
+		return fmt.Errorf("%s is being carried out already: %s", name, p)
+	case p.Ended():
+		return fmt.Errorf("%s is over: %s. To have it proposed once more: certherd reject --forget %s", name, p, name)
+	case p == v1alpha1.Withdrawn:
+		return fmt.Errorf("%s is not proposed any more", name)
+	case c.Status.Digest == "" || c.Status.Digest != c.Spec.Digest():
+		return fmt.Errorf("certherd has not looked at %s as it is now: wait until status.digest is that of what it proposes", name)
+	case pinned && (len(pin) < 6 || !strings.HasPrefix(c.Status.Digest, pin)):
+		return fmt.Errorf("%s is not in the state that you looked at, %s@%s: it is %s. Look again: kubectl describe consolidation -n %s %s", name, name, pin, Token(c), c.Namespace, c.Name)
+	}
+	return nil
 }
 
 // Undecided reports whether a person has changed something of a Consolidation that

@@ -153,9 +153,8 @@ type approval struct {
 	cluster                   *rest.Config
 	client                    kubernetes.Interface
 	approvals                 *service.Approvals
-	taken                     time.Time
 	cut                       string
-	everyChange               []report.Change // of the newest report
+	newest                    report.Report
 }
 
 func (a *approval) check(args []string) error {
@@ -208,33 +207,8 @@ func (a *approval) waiting(ctx context.Context) ([]report.Change, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot read the newest report: %w", err)
 	}
-	a.taken, a.cut, a.everyChange = r.TakenAt, missing, r.Changes
-	var out []report.Change
-	for _, x := range r.Changes {
-		if x.Digest != "" {
-			out = append(out, x)
-		}
-	}
-	return out, nil
-}
-
-func digestOf(waiting []report.Change) string {
-	var all []string
-	for _, x := range waiting {
-		all = append(all, x.Digest)
-	}
-	return gate.WholeDigest(all)
-}
-
-// tooMuch is why maxShare has stopped something that waits, empty if it has not.
-func tooMuch(waiting []report.Change) string {
-	for _, x := range waiting {
-		if x.WaitsFor == string(gate.TooMuch) {
-			why, _, _ := strings.Cut(x.Held, ": look at")
-			return why
-		}
-	}
-	return ""
+	a.newest, a.cut = r, missing
+	return service.Waiting(&r), nil
 }
 
 // give approves.
@@ -243,14 +217,14 @@ func (a *approval) give(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if age := time.Since(a.taken); age > 24*time.Hour {
+	if age := time.Since(a.newest.TakenAt); age > 24*time.Hour {
 		fmt.Fprintf(a.err, "certherd: the newest report is %s old: does certherd run?\n", age.Round(time.Hour))
 	}
 	chosen, whole := waiting, a.all != ""
 	if whole {
-		switch digest, why := digestOf(waiting), tooMuch(waiting); {
+		switch digest, why := service.WholeDigest(waiting), service.TooMuch(waiting); {
 		case len(waiting) == 0:
-			return fmt.Errorf("nothing waits for approval in the report of %s", a.taken.Local().Format(time.DateTime))
+			return fmt.Errorf("nothing waits for approval in the report of %s", a.newest.TakenAt.Local().Format(time.DateTime))
 		case a.all == everything && why != "":
 			return fmt.Errorf("%s. All that waits is %d changes (`certherd approve --list`); to approve exactly these: certherd approve --all=%s", why, len(waiting), digest)
 		case a.all != everything && a.all != digest:
@@ -259,23 +233,15 @@ func (a *approval) give(ctx context.Context, args []string) error {
 		if a.cut != "" {
 			fmt.Fprintln(a.err, "certherd: the report in the cluster is cut, so that this is not all:", a.cut)
 		}
-	} else if chosen, err = a.choose(waiting, args); err != nil {
+	} else if chosen, err = service.Choose(&a.newest, args); err != nil {
 		return err
 	}
 	if err := a.compare(ctx, chosen); err != nil {
 		return err
 	}
 	now, by := time.Now().UTC().Truncate(time.Second), whoami(ctx, a.client)
-	var ids []string
-	for _, x := range chosen {
-		ids = append(ids, x.ID)
-	}
 	err = a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
-		c.Approvals = slices.DeleteFunc(c.Approvals, func(old service.Approval) bool { return slices.Contains(ids, old.ID) })
-		for _, x := range chosen {
-			c.Approvals = append(c.Approvals, service.Approval{ID: x.ID, Digest: x.Digest, Whole: whole, By: by, Reason: a.reason, Given: now, Until: now.Add(a.valid)})
-		}
-		c.Say(service.Word{Time: now, What: service.SaidApprove, By: by, Reason: a.reason, Changes: ids})
+		c.Approve(chosen, service.Approval{Whole: whole, By: by, Reason: a.reason, Given: now, Until: now.Add(a.valid)})
 		return true, nil
 	})
 	if err != nil {
@@ -286,33 +252,6 @@ func (a *approval) give(ctx context.Context, args []string) error {
 	}
 	fmt.Fprintln(a.out, "It is carried out within seconds if windows and budget allow, else in the next round in which they do; `certherd history` shows it.")
 	return nil
-}
-
-// choose are the changes that were named.
-func (a *approval) choose(waiting []report.Change, args []string) ([]report.Change, error) {
-	var out []report.Change
-	var errs []error
-	for _, arg := range args {
-		id, pin, pinned := strings.Cut(arg, "@")
-		named := func(x report.Change) bool { return x.ID == id }
-		i, known := slices.IndexFunc(waiting, named), slices.IndexFunc(a.everyChange, named)
-		switch {
-		case i < 0 && known < 0:
-			errs = append(errs, fmt.Errorf("there is no change %s in the report of %s; see `certherd approve --list`", id, a.taken.Local().Format(time.DateTime)))
-		case i < 0 && a.everyChange[known].Held == "":
-			errs = append(errs, fmt.Errorf("change %s needs no approval: nothing holds it", id))
-		case i < 0:
-			errs = append(errs, fmt.Errorf("change %s does not wait for an approval: %s", id, a.everyChange[known].Held))
-		case pinned && (len(pin) < 6 || !strings.HasPrefix(waiting[i].Digest, pin)):
-			errs = append(errs, fmt.Errorf("change %s is not in the state that you looked at, %s@%s: by the report of %s it is %s. Look again: certherd approve --list",
-				id, id, pin, a.taken.Local().Format(time.DateTime), gate.Token(id, waiting[i].Digest)))
-		case waiting[i].WaitsFor == string(gate.TooMuch):
-			errs = append(errs, fmt.Errorf("change %s alone cannot be approved: %s", id, waiting[i].Held))
-		case !slices.ContainsFunc(out, named):
-			out = append(out, waiting[i])
-		}
-	}
-	return out, errors.Join(errs...)
 }
 
 // compare refuses changes whose objects are not as they were when the report was
@@ -361,7 +300,7 @@ func (a *approval) compare(ctx context.Context, chosen []report.Change) error {
 			fmt.Fprintf(a.err, "certherd: change %s was not compared with the cluster now (%v); the leader does before it acts\n", x.ID, skip)
 		case gate.Digest(c) != x.Digest:
 			errs = append(errs, fmt.Errorf("change %s is not approved: %s, or what belongs to it, was changed after the report of %s. Wait for the next report, and look again",
-				x.ID, about(x), a.taken.Local().Format(time.DateTime)))
+				x.ID, about(x), a.newest.TakenAt.Local().Format(time.DateTime)))
 		}
 	}
 	return errors.Join(errs...)
@@ -448,7 +387,7 @@ func (a *approval) approve(ctx context.Context, args []string) error {
 		object, pin, pinned := strings.Cut(arg, "@")
 		c, err := consolidationNamed(ctx, p, object)
 		if err == nil {
-			err = approvable(c, pin, pinned)
+			err = proposal.Approvable(c, pin, pinned)
 		}
 		chosen, errs = append(chosen, c), append(errs, err)
 	}
@@ -478,28 +417,9 @@ func (a *approval) approve(ctx context.Context, args []string) error {
 	return errors.Join(errs...)
 }
 
-// approvable says why a Consolidation cannot be approved, or not in the state that
-// pin, the beginning of a digest, is of.
-func approvable(c *v1alpha1.Consolidation, pin string, pinned bool) error {
-	name := c.Namespace + "/" + c.Name
-	switch p := c.Status.Phase; {
-	case p.Executing():
-		return fmt.Errorf("%s is being carried out already: %s", name, p)
-	case p.Ended():
-		return fmt.Errorf("%s is over: %s. To have it proposed once more: certherd reject --forget %s", name, p, name)
-	case p == v1alpha1.Withdrawn:
-		return fmt.Errorf("%s is not proposed any more", name)
-	case c.Status.Digest == "" || c.Status.Digest != c.Spec.Digest():
-		return fmt.Errorf("certherd has not looked at %s as it is now: wait until status.digest is that of what it proposes", name)
-	case pinned && (len(pin) < 6 || !strings.HasPrefix(c.Status.Digest, pin)):
-		return fmt.Errorf("%s is not in the state that you looked at, %s@%s: it is %s. Look again: kubectl describe consolidation -n %s %s", name, name, pin, consolidationToken(c), c.Namespace, c.Name)
-	}
-	return nil
-}
-
 // consolidationToken names a Consolidation in its present state.
 func consolidationToken(c *v1alpha1.Consolidation) string {
-	return gate.Token(c.Namespace+"/"+c.Name, c.Status.Digest)
+	return proposal.Token(c)
 }
 
 // proposed is a Consolidation that waits for approval.
@@ -561,12 +481,12 @@ func (a *approval) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	x := listing{TakenAt: a.taken, TooMuch: tooMuch(waiting), Cut: a.cut, Waiting: waiting, Approvals: consent.Approvals}
+	x := listing{TakenAt: a.newest.TakenAt, TooMuch: service.TooMuch(waiting), Cut: a.cut, Waiting: waiting, Approvals: consent.Approvals}
 	if consent.Stopped != nil {
 		x.Stopped = consent.Stopped.String()
 	}
 	if len(waiting) > 0 {
-		x.All = digestOf(waiting)
+		x.All = service.WholeDigest(waiting)
 	}
 	if x.Consolidations, err = a.proposed(ctx); err != nil {
 		x.Unread = err.Error()

@@ -491,11 +491,11 @@ func TestApprovable(t *testing.T) {
 	} {
 		c := &v1alpha1.Consolidation{}
 		c.Status.Phase, c.Status.Digest = phase, c.Spec.Digest()
-		if err := approvable(c, "", false); why == "" && err != nil || why != "" && (err == nil || !strings.Contains(err.Error(), why)) {
+		if err := proposal.Approvable(c, "", false); why == "" && err != nil || why != "" && (err == nil || !strings.Contains(err.Error(), why)) {
 			t.Errorf("%s: %v, want %q", phase, err, why)
 		}
 		c.Spec.Hosts = []string{"changed.example.test"}
-		if approvable(c, "", false) == nil {
+		if proposal.Approvable(c, "", false) == nil {
 			t.Errorf("%s: it is approved unseen", phase)
 		}
 	}
