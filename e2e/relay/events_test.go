@@ -1,16 +1,19 @@
 package relay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -26,48 +29,18 @@ func TestRejectionMakesAnEvent(t *testing.T) {
 	w := stackWithRelay(t)
 	ctx := t.Context()
 	w.serve(t, named("refused", 1), "")
-	const ns, account = "kourier-system", "certherd-relay"
+	const ns = "kourier-system"
 	_, _, sidecar := kinds(t)
-	_, _, all := documents(t, "relay")
-	for _, o := range all {
-		if o.GetName() != account {
-			continue
-		}
-		resource := map[string]string{"ServiceAccount": "serviceaccounts", "Role": "roles", "RoleBinding": "rolebindings"}[o.GetKind()]
-		if resource == "" {
-			continue
-		}
-		if _, err := w.dynamic.Resource(o.GroupVersionKind().GroupVersion().WithResource(resource)).Namespace(ns).Apply(ctx, account, &o, metav1.ApplyOptions{FieldManager: "test"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	token, err := w.typed.CoreV1().ServiceAccounts(ns).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	admin, err := w.stack.RESTConfig()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The rights are for Events, and for nothing else.
-	may, err := kubernetes.NewForConfig(&rest.Config{Host: admin.Host, TLSClientConfig: rest.TLSClientConfig{CAData: admin.CAData, CAFile: admin.CAFile}, BearerToken: token.Status.Token})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := may.CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("the relay may list Secrets: %v", err)
-	}
-	if _, err := may.CoreV1().Events(ns).List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("the relay may list Events: %v", err)
-	}
-	if _, err := may.CoreV1().Events("default").Create(ctx, &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: "x"}, InvolvedObject: corev1.ObjectReference{Namespace: "default"}}, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
-		t.Errorf("the relay may make Events anywhere: %v", err)
-	}
-
+	w.mayWriteEvents(t, admin, "relay")
+	token := w.mayWriteEvents(t, admin, "relay-sidecar") // whose binding replaces the other
 	file := filepath.Join(t.TempDir(), "kubeconfig")
 	config := clientcmdapi.NewConfig()
 	config.Clusters["stack"] = &clientcmdapi.Cluster{Server: "https://" + address + "1:6443", CertificateAuthority: admin.CAFile, CertificateAuthorityData: admin.CAData}
-	config.AuthInfos["relay"] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
+	config.AuthInfos["relay"] = &clientcmdapi.AuthInfo{Token: token}
 	config.Contexts["x"] = &clientcmdapi.Context{Cluster: "stack", AuthInfo: "relay"}
 	config.CurrentContext = "x"
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
@@ -87,7 +60,7 @@ func TestRejectionMakesAnEvent(t *testing.T) {
 				return err
 			}
 			for _, e := range events.Items {
-				if e.Type != corev1.EventTypeWarning || e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.UID == "" || e.Source.Component != account {
+				if e.Type != corev1.EventTypeWarning || e.InvolvedObject.Kind != "Pod" || e.InvolvedObject.UID == "" || e.Source.Component != "certherd-relay" {
 					return fmt.Errorf("an Event of another form: %+v", e)
 				}
 				if strings.Contains(e.Message, "listener_8443") && strings.Contains(e.Message, "cannot bind") {
@@ -99,4 +72,57 @@ func TestRejectionMakesAnEvent(t *testing.T) {
 			return errors.New("there is none")
 		})
 	}
+}
+
+// mayWriteEvents gives the pods of a component its rights, makes sure that those are
+// for Events and for nothing else, and returns a token of them.
+func (w *world) mayWriteEvents(t *testing.T, admin *rest.Config, component string) string {
+	t.Helper()
+	ctx := t.Context()
+	const ns = "kourier-system"
+	gateway, _, all := documents(t, component)
+	pods := gateway.Spec.Template.Spec
+	for _, o := range all {
+		if o.GetName() != "certherd-relay" {
+			continue
+		}
+		if o.GetKind() == "Deployment" {
+			var relay appsv1.Deployment
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &relay); err != nil {
+				t.Fatal(err)
+			}
+			pods = relay.Spec.Template.Spec
+		}
+		resource := map[string]string{"ServiceAccount": "serviceaccounts", "Role": "roles", "RoleBinding": "rolebindings"}[o.GetKind()]
+		if resource == "" {
+			continue
+		}
+		if _, err := w.dynamic.Resource(o.GroupVersionKind().GroupVersion().WithResource(resource)).Namespace(ns).Apply(ctx, o.GetName(), &o, metav1.ApplyOptions{FieldManager: "test", Force: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	account := cmp.Or(pods.ServiceAccountName, "default")
+	token, err := w.typed.CoreV1().ServiceAccounts(ns).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(&rest.Config{Host: admin.Host, TLSClientConfig: rest.TLSClientConfig{CAData: admin.CAData, CAFile: admin.CAFile}, BearerToken: token.Status.Token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := func(ns string) error {
+		_, err := client.CoreV1().Events(ns).Create(ctx, &corev1.Event{ObjectMeta: metav1.ObjectMeta{GenerateName: component + "-"}, InvolvedObject: corev1.ObjectReference{Namespace: ns}}, metav1.CreateOptions{})
+		return err
+	}
+	until(t, component+" to be let write Events", func() error { return event(ns) })
+	if err := event("default"); !apierrors.IsForbidden(err) {
+		t.Errorf("%s may write Events anywhere: %v", component, err)
+	}
+	if _, err := client.CoreV1().Secrets(ns).List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("%s may list Secrets: %v", component, err)
+	}
+	if _, err := client.CoreV1().Events(ns).List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("%s may list Events: %v", component, err)
+	}
+	return token.Status.Token
 }
