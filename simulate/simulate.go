@@ -7,10 +7,11 @@
 //
 // cert-manager renews a certificate at its renewal time, without jitter
 // (cert-manager pkg/util/pki/renewaltime.go), and writes its Secret once
-// (pkg/controller/certificates/issuing). Issuing takes no time, and never fails.
-// Each write of a Secret that the gateway loads is one update; of the writes of one
-// batch, Budget.Largest are one. A batch that the budget holds goes when its first
-// certificate is due, as cert-manager renews that anyway.
+// (pkg/controller/certificates/issuing), Options.Latency later and about Options.Apart from the
+// one before. It never fails. Each write of a Secret that the gateway loads is sent to it; of
+// the writes of one batch, Budget.Largest are one. Envoy takes what comes together as
+// fewer updates: see Gateway. A batch that the budget holds goes when its first certificate
+// is due, as cert-manager renews that anyway.
 package simulate
 
 import (
@@ -51,10 +52,31 @@ type Fleet struct {
 	Quotas map[string]int
 }
 
+// Served is how many certificates of the fleet the gateway loads.
+func (f Fleet) Served() (n int) {
+	for i := range f.Certificates {
+		if f.Certificates[i].Served {
+			n++
+		}
+	}
+	return n
+}
+
 // Options are how certherd paces renewals, and for how long that is replayed.
 type Options struct {
 	Seed uint64
 	Days int
+	// For, if not 0, is for how long instead of Days.
+	For time.Duration
+	// Rounds is the time between two looks of certherd: a batch goes in the last but one
+	// round before its first certificate is due.
+	Rounds time.Duration
+	// Latency is how long cert-manager takes for one certificate, and Apart how long
+	// after another it writes its Secret on average while many wait: at random, as many
+	// workers in a row of controllers share its requests to the API server.
+	Latency, Apart time.Duration
+	// Gateway is how Envoy takes in what it is sent.
+	Gateway Gateway
 	// Budget is that of the gateway.
 	Budget batch.Budget
 	// Horizon and Early: a certificate is renewed at most Horizon ahead of its time, and
@@ -69,7 +91,7 @@ type Options struct {
 
 // Defaults are the options of somebody who says nothing.
 func Defaults() Options {
-	return Options{Seed: 1, Days: 365, Budget: batch.Defaults(), Horizon: 24 * time.Hour, Early: 0.25, Size: 100}
+	return Options{Seed: 1, Days: 365, Rounds: 10 * time.Minute, Budget: batch.Defaults(), Horizon: 24 * time.Hour, Early: 0.25, Size: 100}
 }
 
 // Check tells what is wrong with the options, by the names of the flags.
@@ -77,6 +99,12 @@ func (o Options) Check() error {
 	switch {
 	case o.Days < 1 || o.Days > 3650:
 		return fmt.Errorf("--days must be from 1 to 3650")
+	case o.For < 0 || o.For > 3650*24*time.Hour:
+		return fmt.Errorf("--for must not be negative, nor longer than ten years")
+	case o.Rounds < time.Second:
+		return fmt.Errorf("--rounds must be 1s at least")
+	case o.Latency < 0 || o.Apart < 0 || o.Gateway.Taking < 0:
+		return fmt.Errorf("--latency, --apart and --taking must not be negative")
 	case o.Horizon < 0:
 		return fmt.Errorf("--horizon must not be negative")
 	case !(o.Early >= 0 && o.Early < 1):
@@ -151,10 +179,12 @@ func Of(s *inventory.Snapshot) Fleet {
 
 // Result is what came out.
 type Result struct {
-	Seed         uint64    `json:"seed"`
-	From         time.Time `json:"from"`
-	Days         int       `json:"days"`
-	Certificates int       `json:"certificates"`
+	Seed uint64    `json:"seed"`
+	From time.Time `json:"from"`
+	Days int       `json:"days"`
+	// Seconds is how long it is, if that is no number of days.
+	Seconds      float64 `json:"seconds,omitempty"`
+	Certificates int     `json:"certificates"`
 	// Served is how many of them the gateway loads.
 	Served  int `json:"served"`
 	Without Run `json:"without"`
@@ -170,6 +200,9 @@ type Run struct {
 	// Reloads are the updates of the gateway, and Daily those of each day.
 	Reloads int   `json:"reloads"`
 	Daily   []int `json:"daily"`
+	// Listeners are the updates of listeners that Envoy takes in, as it counts them
+	// (listener_manager.lds.update_success).
+	Listeners int `json:"listenerUpdates"`
 	// PeakBatch is how many certificates came with one update at most, PeakDrain how
 	// many updates within one gap (the drain time): of each, Envoy holds a copy.
 	PeakBatch int `json:"peakBatch"`
@@ -196,12 +229,11 @@ type Account struct {
 // Simulate replays a fleet twice from a time on: without certherd and with it.
 func Simulate(f Fleet, o Options, from time.Time) Result {
 	from = from.UTC().Truncate(time.Second)
-	r := Result{Seed: o.Seed, From: from, Days: o.Days, Certificates: len(f.Certificates)}
-	for _, c := range f.Certificates {
-		if c.Served {
-			r.Served++
-		}
+	if o.For > 0 {
+		o.Days = int((o.For + 24*time.Hour - 1) / (24 * time.Hour))
 	}
+	r := Result{Seed: o.Seed, From: from, Days: o.Days, Seconds: o.For.Seconds(), Certificates: len(f.Certificates)}
+	r.Served = f.Served()
 	report := func(part float64) func(float64) {
 		return func(done float64) {
 			if o.Progress != nil {
@@ -251,6 +283,9 @@ type replay struct {
 	accounts  map[string]*Account
 	drains    []time.Time // updates of the last gap
 	gap       time.Duration
+	written   time.Time // the last Secret
+	random    *rand.Rand
+	envoy     envoy
 	progress  func(float64)
 	told      int
 }
@@ -258,7 +293,10 @@ type replay struct {
 func newReplay(f Fleet, o Options, from time.Time, progress func(float64)) *replay {
 	r := &replay{
 		o: o, from: from, end: from.AddDate(0, 0, o.Days), quotas: f.Quotas, orders: map[string][]time.Time{}, accounts: map[string]*Account{},
-		gap: max(o.Budget.Gap, time.Second), progress: progress,
+		gap: max(o.Budget.Gap, time.Second), envoy: envoy{Gateway: o.Gateway}, random: rand.New(rand.NewPCG(o.Seed, 0xce47)), progress: progress,
+	}
+	if o.For > 0 {
+		r.end = from.Add(o.For)
 	}
 	r.run.Daily = make([]int, o.Days)
 	r.run.SmallestShare = 1
@@ -302,7 +340,17 @@ func (r *replay) renew(x *running, now time.Time) {
 	recent = append(recent, now)
 	r.orders[x.Account] = recent
 	a.Peak = max(a.Peak, len(recent))
-	x.notBefore, x.notAfter = now, now.Add(x.Lifetime)
+	written := now.Add(r.o.Latency)
+	if next := r.written.Add(time.Duration(r.random.ExpFloat64() * float64(r.o.Apart))); written.Before(next) {
+		written = next
+	}
+	r.written = written
+	if x.Served && written.Before(r.end) {
+		r.envoy.send(written)
+	}
+	// Times in certificates are whole seconds (RFC 5280 section 4.1.2.5).
+	x.notBefore = written.Truncate(time.Second)
+	x.notAfter = x.notBefore.Add(x.Lifetime)
 	x.renewal = x.notAfter.Add(-x.Before)
 }
 
@@ -346,9 +394,6 @@ func (r *replay) alone() Run {
 	return r.done()
 }
 
-// lead is how long before the first certificate of a batch is due the batch begins.
-const lead = time.Minute
-
 // week is within which the same names are not ordered again.
 const week = 7 * 24 * time.Hour
 
@@ -369,7 +414,7 @@ func (r *replay) together() Run {
 		case len(pending) > 0:
 			now = again
 		case len(r.queue) > 0:
-			now = maxTime(r.queue[0].renewal.Add(-lead), last)
+			now = later(r.round(r.queue[0].renewal), last)
 		}
 		if now.IsZero() || !now.Before(r.end) {
 			return r.done()
@@ -383,7 +428,7 @@ func (r *replay) together() Run {
 		for _, x := range pending {
 			came += served(x)
 		}
-		it := batch.Item{Object: pending[0].Ref, Action: plan.Renew, Deadline: maxTime(pending[0].renewal, now), Weight: came}
+		it := batch.Item{Object: pending[0].Ref, Action: plan.Renew, Deadline: later(pending[0].renewal, now), Weight: came}
 		if came > 0 {
 			it.Gateways = []inventory.Ref{{}}
 		}
@@ -406,9 +451,20 @@ func (r *replay) together() Run {
 	}
 }
 
+// lead is how long before the first certificate of a batch is due the batch begins at
+// most: a round that is late must not be too late (package service).
+func (r *replay) lead() time.Duration { return 2 * r.o.Rounds }
+
+// round is the first one that begins within the lead of a time.
+func (r *replay) round(due time.Time) time.Time {
+	n := (due.Add(-r.lead()).Sub(r.from) + r.o.Rounds - 1) / r.o.Rounds
+	return r.from.Add(n * r.o.Rounds)
+}
+
 // gather takes what is renewed with the first that is due.
 func (r *replay) gather(now time.Time) []*running {
 	var taken, kept []*running
+	lead := r.lead()
 	for len(r.queue) > 0 && len(taken) < r.o.Size {
 		x := r.queue[0]
 		early := min(r.o.Horizon, time.Duration(r.o.Early*float64(x.Lifetime-x.Before)))
@@ -429,7 +485,7 @@ func (r *replay) gather(now time.Time) []*running {
 	return taken
 }
 
-func maxTime(a, b time.Time) time.Time {
+func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
 	}
@@ -441,6 +497,7 @@ func (r *replay) done() Run {
 	for _, a := range r.accounts {
 		r.run.Accounts = append(r.run.Accounts, *a)
 	}
+	r.run.Listeners = r.envoy.updates
 	slices.SortFunc(r.run.Accounts, func(a, b Account) int { return strings.Compare(a.Name, b.Name) })
 	r.progress(1)
 	return r.run

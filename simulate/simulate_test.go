@@ -98,7 +98,7 @@ func TestShortLivedCertificates(t *testing.T) {
 		f.Certificates = append(f.Certificates, c)
 	}
 	o := relayed()
-	o.Days, o.Early, o.Budget = 1, 0.9, batch.Budget{Updates: 4, Period: time.Minute, Gap: 15 * time.Second, Largest: 60}
+	o.Days, o.Rounds, o.Early, o.Budget = 1, 10*time.Second, 0.9, batch.Budget{Updates: 4, Period: time.Minute, Gap: 15 * time.Second, Largest: 60}
 	r := Simulate(f, o, start)
 	if r.With.Reloads*10 > r.Without.Reloads {
 		t.Errorf("%d reloads with certherd, and %d without", r.With.Reloads, r.Without.Reloads)

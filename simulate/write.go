@@ -29,6 +29,7 @@ func (r Result) rows() []row {
 		out = append(out, row{name, a, b})
 	}
 	add("gateway reloads", func(x Run) int { return x.Reloads })
+	add("updates of listeners that Envoy takes in", func(x Run) int { return x.Listeners })
 	add("peak batch (certificates in one reload)", func(x Run) int { return x.PeakBatch })
 	add("peak reloads within one drain time", func(x Run) int { return x.PeakDrain })
 	add("orders", func(x Run) int { return x.Renewals })
@@ -62,6 +63,9 @@ func span(d time.Duration) string {
 }
 
 func (r Result) title() string {
+	if r.Seconds > 0 {
+		return fmt.Sprintf("%d certificates, %d of which the gateway loads, for %s from %s on", r.Certificates, r.Served, time.Duration(r.Seconds*float64(time.Second)), r.From.Format(time.RFC3339))
+	}
 	return fmt.Sprintf("%d certificates, %d of which the gateway loads, for %d days from %s on", r.Certificates, r.Served, r.Days, r.From.Format("2006-01-02"))
 }
 

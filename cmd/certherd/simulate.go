@@ -44,6 +44,12 @@ same result.
   # Ten thousand certificates of 45 days
   certherd simulate --fleet 10000 --lifetime 1080h --largest 100
 
+  # The same, and what Envoy counts as updates of listeners behind the relay
+  certherd simulate --relay --largest 100
+
+  # The next quarter of an hour of a cluster whose certificates live for an hour
+  certherd simulate --for 15m --rounds 10s --horizon 1h --early 0.95 --size 1000
+
   # With a plot
   certherd simulate --fleet 500 -o html > year.html`,
 		Args: cobra.NoArgs,
@@ -62,6 +68,12 @@ same result.
 	f.DurationVar(&o.Horizon, "horizon", o.Horizon, "how far ahead of its time a certificate is renewed at most")
 	f.Float64Var(&o.Early, "early", o.Early, "how far ahead at most, as a share (0 to 1) of the time between two renewals")
 	f.IntVar(&o.Size, "size", o.Size, "certificates renewed together at most")
+	f.DurationVar(&o.For, "for", 0, "replay so long instead of --days")
+	f.DurationVar(&o.Rounds, "rounds", o.Rounds, "time between two rounds of certherd's rule batch")
+	f.DurationVar(&o.Latency, "latency", 0, "how long cert-manager takes to issue one certificate")
+	f.DurationVar(&o.Apart, "apart", 750*time.Millisecond, "how long after another cert-manager issues one on average, when many are due: it makes 20 requests a second, and needs some 15")
+	f.DurationVar(&o.Gateway.Taking, "taking", 0, "how long Envoy is at one update of its listeners (default: 0.65 ms for each certificate that it loads)")
+	f.BoolVar(&o.Gateway.Relay, "relay", false, "the gateway is behind certherd's relay, where a renewal changes no listener")
 	f.StringVarP(&format, "output", "o", "table", "format: table, json or html")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "html"}, cobra.ShellCompDirectiveNoFileComp))
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -103,6 +115,12 @@ same result.
 		}
 		if fleet > 0 {
 			certificates = simulate.Synthetic(fleet, lifetime, o.Seed, from)
+		}
+		taking, relay := o.Gateway.Taking, o.Gateway.Relay
+		o.Gateway = simulate.Kourier(certificates.Served())
+		o.Gateway.Relay = relay
+		if c.Flags().Changed("taking") {
+			o.Gateway.Taking = taking
 		}
 		o.Progress = simulating(c.ErrOrStderr(), s.quiet)
 		result := simulate.Simulate(certificates, o, from)
