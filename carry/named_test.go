@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/carry"
 	"github.com/certherd/certherd/inventory"
@@ -110,40 +108,17 @@ func (w *naming) observe() carry.Observation {
 
 // step is what carry/live does. A leader may be killed at any instruction.
 func (w *naming) step(t *testing.T) {
-	killed := func() bool { return w.r.Intn(15) == 0 }
-	o := w.observe()
-	if killed() {
-		return
-	}
-	d := carry.Next(w.c, o, carry.Options{Issue: time.Minute, Switch: 20 * time.Minute, Patience: 30 * time.Second, Again: 15 * time.Second, Soak: 20 * time.Second}, w.now)
-	if d.Phase != w.c.Status.Phase {
-		w.note("%s: %s", d.Phase, d.Message)
-		at := metav1.NewTime(w.now)
-		if w.c.Status.Execution == nil {
-			w.c.Status.Execution = &v1alpha1.Execution{Started: at}
-		}
-		w.c.Status.Execution.PhaseSince, w.c.Status.Phase = &at, d.Phase
-		return
-	}
-	if o.Source.Exists && w.c.Status.Execution != nil {
-		w.c.Status.Execution.SourceUID = "s"
-	}
-	for _, x := range d.Writes {
-		if killed() {
+	writes, sweep := w.decide(w.observe(), carry.Options{Issue: time.Minute, Switch: 20 * time.Minute, Patience: 30 * time.Second, Again: 15 * time.Second, Soak: 20 * time.Second})
+	for _, x := range writes {
+		if w.killed() {
 			return
 		}
-		w.note("%s %d", x.Verb, len(x.Objects))
-		switch x.Verb {
-		case carry.Create:
-			w.source, w.ready = true, false
-		case carry.Remove:
-			w.source, w.ready = false, false
-		}
+		w.writes(x)
 		for _, n := range w.objects {
 			if !slices.Contains(x.Objects, n.ref()) {
 				continue
 			}
-			if killed() {
+			if w.killed() {
 				return
 			}
 			if (x.Verb == carry.Point || x.Verb == carry.Return) && n.theirs {
@@ -161,7 +136,7 @@ func (w *naming) step(t *testing.T) {
 			}
 		}
 	}
-	for _, old := range d.Sweep {
+	for _, old := range sweep {
 		for _, n := range w.objects {
 			if n.ref() == old && n.secret == wildcard && w.r.Intn(2) == 0 {
 				n.own, n.ready = false, false

@@ -115,14 +115,16 @@ func (w *world) observe() carry.Observation {
 	return o
 }
 
-// step is what carry/live does. A leader may be killed at any instruction.
-func (w *world) step() {
-	o := w.observe()
-	killed := func() bool { return w.r.Intn(15) == 0 }
-	if killed() {
-		return
+// killed says that the leader is killed at this instruction.
+func (w *world) killed() bool { return w.r.Intn(15) == 0 }
+
+// decide is what carry/live does with what was decided, but for what writes do to
+// objects, which is for each to say.
+func (w *world) decide(o carry.Observation, opts carry.Options) (writes []carry.Write, sweep []inventory.Ref) {
+	if w.killed() {
+		return nil, nil
 	}
-	d := carry.Next(w.c, o, carry.Options{Issue: time.Minute, Switch: 10 * time.Minute, Patience: time.Minute, Again: 15 * time.Second, Soak: 20 * time.Second}, w.now)
+	d := carry.Next(w.c, o, opts, w.now)
 	if d.Phase != w.c.Status.Phase {
 		w.note("%s: %s", d.Phase, d.Message)
 		at := metav1.NewTime(w.now)
@@ -130,30 +132,41 @@ func (w *world) step() {
 			w.c.Status.Execution = &v1alpha1.Execution{Started: at}
 		}
 		w.c.Status.Execution.PhaseSince, w.c.Status.Phase = &at, d.Phase
-		return
+		return nil, nil
 	}
 	if o.Source.Exists && w.c.Status.Execution != nil {
 		w.c.Status.Execution.SourceUID = "s"
 	}
-	for _, x := range d.Writes {
-		if killed() {
+	return d.Writes, d.Sweep
+}
+
+// writes is what a write does to the wildcard.
+func (w *world) writes(x carry.Write) {
+	w.note("%s %d", x.Verb, len(x.Objects))
+	switch x.Verb {
+	case carry.Create:
+		w.source, w.ready = true, false
+	case carry.Label:
+		w.labelled = true
+	case carry.Unlabel:
+		w.labelled = false
+	case carry.Remove:
+		w.source, w.ready = false, false
+	}
+}
+
+// step is what carry/live does. A leader may be killed at any instruction.
+func (w *world) step() {
+	writes, sweep := w.decide(w.observe(), carry.Options{Issue: time.Minute, Switch: 10 * time.Minute, Patience: time.Minute, Again: 15 * time.Second, Soak: 20 * time.Second})
+	for _, x := range writes {
+		if w.killed() {
 			return
 		}
-		w.note("%s %d", x.Verb, len(x.Objects))
-		switch x.Verb {
-		case carry.Create:
-			w.source, w.ready = true, false
-		case carry.Label:
-			w.labelled = true
-		case carry.Unlabel:
-			w.labelled = false
-		case carry.Remove:
-			w.source, w.ready = false, false
-		}
+		w.writes(x)
 		for _, s := range w.services {
 			switch {
 			case x.Verb == carry.Touch && slices.Contains(x.Objects, route(s.name)):
-				if killed() {
+				if w.killed() {
 					return
 				}
 				s.queued, s.touched = true, w.now
@@ -162,7 +175,7 @@ func (w *world) step() {
 			}
 		}
 	}
-	for _, old := range d.Sweep {
+	for _, old := range sweep {
 		for _, s := range w.services {
 			if route(s.name) == old && w.r.Intn(2) == 0 {
 				s.own, s.ready = false, false // deleting it makes the Route look
