@@ -87,7 +87,7 @@ bench: build ## the audit of a large cluster against plain listing, planning, an
 	go run ./bench -certherd bin/certherd $(BENCHFLAGS)
 
 .PHONY: bench-batch
-bench-batch: ## what renewals cost Kourier's gateway: cert-manager alone, certherd, and certherd with its relay (20 minutes; docs/performance.md)
+bench-batch: ## what renewals cost Kourier's gateway: with certherd and without, with its relay and without, and what was predicted (21 minutes; docs/performance.md)
 	go run ./bench/batch $(BENCHFLAGS)
 
 .PHONY: bench-relay
