@@ -48,6 +48,7 @@ unit: ## tests without a cluster, in seconds once built
 test: build stack-build ## everything: unit, scenarios, a real kube-apiserver, the real stack
 	go test -p 2 -timeout 40m ./...
 	cd tools/alerts && go test ./...
+	cd tools/chart && go test ./...
 
 .PHONY: soak
 soak: ## half an hour of services that come and go, and of leaders that are killed, stopped and cut off, and of clocks that jump
@@ -79,7 +80,7 @@ lint: ## go vet, gofmt and staticcheck (pinned in tools/go.mod)
 verify: ## generated files and go.mod are up to date
 	go mod tidy -diff
 	go generate ./...
-	@git diff --exit-code -- examples docs config || { echo "go generate changed these files: commit them"; exit 1; }
+	@git diff --exit-code -- examples docs config charts || { echo "go generate changed these files: commit them"; exit 1; }
 
 .PHONY: bench
 bench: build ## the audit of a large cluster against plain listing, planning, and shaping for the relay (docs/performance.md)
