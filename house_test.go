@@ -40,7 +40,7 @@ var layers = [][]string{
 
 // beside are packages that hang off cmd or are used by tests alone, outside of the
 // layers: nothing in the layers but controller and cmd may import them.
-var beside = []string{"caa", "config", "gateway", "leader", "notify", "proposal", "service", "relay", "steady", "tracing", "e2e", "bench", "examples", "manifests", "charts"}
+var beside = []string{"caa", "config", "gateway", "leader", "notify", "proposal", "service", "relay", "steady", "tracing", "web", "e2e", "bench", "examples", "manifests", "charts"}
 
 // pure packages decide from what they are given: same input, same bytes.
 var pure = []string{"api/v1alpha1", "inventory", "plan", "cost", "gc", "consolidate", "gate", "batch", "renew", "explain", "carry", "simulate", "relay/pace", "relay/shape"}

@@ -63,7 +63,12 @@ func writeHTML(w io.Writer, r *Report, o Options) error {
 	if err := pageTemplate.Execute(&b, newPage(r, o)); err != nil {
 		return err
 	}
-	text := b.String()
+	return WriteVisible(w, b.String())
+}
+
+// WriteVisible writes a page with the characters that show as nothing, or turn the
+// direction of the text, replaced by their code.
+func WriteVisible(w io.Writer, text string) error {
 	for {
 		i := strings.IndexFunc(text, unseen)
 		if i < 0 {

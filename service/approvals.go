@@ -22,11 +22,12 @@ import (
 
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/gateway"
+	"github.com/certherd/certherd/web"
 )
 
 // ApprovalsName is the ConfigMap that Consent is kept in. Who may update it may
 // approve.
-const ApprovalsName = "certherd-approvals"
+const ApprovalsName = web.ApprovalsName
 
 // The keys of that ConfigMap. What names objects is compressed and in base32, as
 // in the journal, so that it is no mention of them.

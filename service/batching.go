@@ -50,6 +50,7 @@ func (k *keeper) newLedger() *batchlive.Ledger {
 			return refs, k.config.Load().Budgets(drains)
 		},
 		Sent: func(s batch.Sent) {
+			k.given.Add(int64(s.Updates))
 			lane := "budget"
 			if s.Urgent {
 				lane = "urgent"

@@ -136,6 +136,7 @@ func (b *breaker) open(ctx context.Context, worse []string) error {
 	stop := &Stop{Since: time.Now().UTC().Truncate(time.Second), Why: worse}
 	b.k.stop = stop // until it is kept
 	b.k.stopped.Store(true)
+	b.k.seen.stops(stop.String())
 	b.k.wanted = true // for a report that says so
 	b.k.log.Error("stopped", zap.Strings("worse", worse))
 	b.k.events.Event(b.k.ownConfigMap(b.k.config.Load()), corev1.EventTypeWarning, "Stopped", cut("Nothing more is carried out: "+stop.String(), 1000))

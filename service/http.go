@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/web"
 )
 
 // published is a report with the forms in which it was asked for.
@@ -48,9 +49,12 @@ func (s *Service) handler() http.Handler {
 	mux.HandleFunc("GET /healthz", s.healthz)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{ErrorLog: zap.NewStdLog(s.log)}))
-	mux.HandleFunc("GET /report", s.show("html", "text/html; charset=utf-8"))
-	mux.HandleFunc("GET /report.json", s.show("json", "application/json"))
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "report", http.StatusFound) })
+	page := s.newPage()
+	for _, path := range web.Paths() {
+		mux.Handle(path, page)
+	}
+	mux.Handle("GET /report", page.Guard(s.show("html", "text/html; charset=utf-8")))
+	mux.Handle("GET /report.json", page.Guard(s.show("json", "application/json")))
 	mux.Handle("GET /loglevel", s.o.Level)
 	mux.Handle("PUT /loglevel", fromWithin(s.o.Level))
 	if s.o.Pprof {
@@ -118,7 +122,9 @@ func (s *Service) show(format, contentType string) http.HandlerFunc {
 		}
 		w.Header().Set("Content-Type", contentType)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-cache")
+		if s.o.Page != web.Private {
+			w.Header().Set("Cache-Control", "no-cache")
+		}
 		http.ServeContent(w, r, "", p.report.TakenAt, bytes.NewReader(b))
 	}
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/proposal"
 	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/web"
 )
 
 // keep keeps rounds until ctx ends: those that are due, one at the beginning,
@@ -106,6 +107,7 @@ func (k *keeper) step(ctx context.Context) {
 				k.wanted = true
 				k.failures++
 				k.log.Error("round failed", zap.Error(err))
+				k.seen.ended(web.Round{Began: now, Took: time.Since(now).Round(time.Millisecond), Rules: rulesOf(due), Failure: err.Error()}, k.last)
 				k.metrics.rounds.WithLabelValues("failed").Inc()
 			} else if err == nil {
 				k.failures = 0
@@ -175,6 +177,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	if k.leads {
 		k.showHeld(ctx, &r, cleared)
 	}
+	k.sample(&r)
 	k.newest.Store(&published{report: r, options: report.Options{Rules: k.o.Rules, Version: k.o.Version}})
 	last := maps.Clone(k.last)
 	for _, d := range due {
@@ -219,12 +222,21 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		}
 	}
 	k.last = last
+	k.seen.ended(web.Round{Began: now, Took: time.Since(now).Round(time.Millisecond), Rules: rulesOf(due), Result: result}, last)
 	k.metrics.rounds.WithLabelValues(result).Inc()
 	k.metrics.duration.Observe(time.Since(now).Seconds())
 	k.log.Info("round finished", zap.String("result", result), zap.Duration("duration", time.Since(now)), zap.Int("due", len(due)),
 		zap.Int("findings", len(r.Findings)), zap.Int("cleared", len(cleared.Changes())+len(renewals.Changes())), zap.Int("held", len(held)),
 		zap.Int("certificates", r.Summary.Certificates), zap.Int("secrets", r.Summary.Secrets), zap.Int("gaps", len(r.Gaps)))
 	return nil
+}
+
+func rulesOf(due []config.Round) []string {
+	var out []string
+	for _, d := range due {
+		out = append(out, string(d.Rule))
+	}
+	return out
 }
 
 // acts reports whether any rule that takes something away does more than to report.
@@ -265,6 +277,7 @@ func (k *keeper) consent(ctx context.Context, c *configuration, policy *gate.Pol
 		policy.Stopped = consent.Stopped.String()
 	}
 	k.stopped.Store(policy.Stopped != "")
+	k.seen.stops(policy.Stopped)
 	policy.Approvals = consent.holding(time.Now(), time.Duration(c.ApprovalLifetime))
 	policy.Prompt = k.leads && (consent.Serial != k.heard || k.again)
 	k.again = false

@@ -3,7 +3,8 @@
 // HTTP, metrics, Events and a ConfigMap what it found.
 //
 // Every replica looks and serves its newest report. Only the leader writes: to
-// Events, to the ConfigMap of the report, and what the gate has cleared.
+// Events, to the ConfigMap of the report, and what the gate has cleared; what people
+// decide on the page of any replica is written as their own programs would.
 package service
 
 import (
@@ -29,6 +30,7 @@ import (
 	"github.com/certherd/certherd/leader"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/web"
 )
 
 // Outcome is what became of one step of a change.
@@ -77,6 +79,8 @@ type Options struct {
 	Leader leader.Options
 	// Listen is the address of the HTTP server.
 	Listen string
+	// Page says for whom the page at / is.
+	Page web.Mode
 	// Pprof adds /debug/pprof, for callers from the Pod itself.
 	Pprof bool
 	// Namespaces narrow what is reported and carried out, not what is looked at.
@@ -108,7 +112,7 @@ type Options struct {
 // Defaults are the options that need not be thought about.
 func Defaults() Options {
 	return Options{
-		ConfigMap: config.ConfigMapName, Report: "certherd-report", Leader: leader.Defaults(), Listen: ":8080",
+		ConfigMap: config.ConfigMapName, Report: "certherd-report", Leader: leader.Defaults(), Listen: ":8080", Page: web.Open,
 		Log: zap.NewNop(), Level: zap.NewAtomicLevel(),
 		Pause: 10 * time.Second, RoundTimeout: 30 * time.Minute, Ending: 20 * time.Second,
 	}
@@ -135,6 +139,10 @@ type Service struct {
 	drains  atomic.Pointer[map[inventory.Ref]time.Duration] // of the gateways of the newest look
 	ledger  atomic.Pointer[batchlive.Ledger]                // of the term; nil for a follower
 	held    atomic.Int64                                    // requests that wait for their batch
+
+	given   atomic.Int64 // updates of gateways that this replica let go
+	samples web.Samples
+	seen    seen
 
 	serious map[string]bool
 
@@ -250,7 +258,10 @@ func (s *Service) lead(ctx context.Context) error {
 	end := follow()
 	defer func() { end() }()
 	o := s.o.Leader
-	o.Seen = func(identity string) { s.log.Info("leader seen", zap.String("leader", identity)) }
+	o.Seen = func(identity string) {
+		s.seen.leads(identity)
+		s.log.Info("leader seen", zap.String("leader", identity))
+	}
 	return leader.Run(ctx, s.o.Cluster, o, func(term context.Context) {
 		end()
 		s.leading.Store(true)

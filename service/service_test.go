@@ -22,6 +22,7 @@ import (
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/web"
 )
 
 // idle is a Service that nobody runs.
@@ -75,6 +76,7 @@ func TestHTTP(t *testing.T) {
 	expect("GET", "/healthz", outside, "", 200, "ok")
 	expect("GET", "/readyz", outside, "", 503, "ConfigMap")
 	expect("GET", "/report", outside, "", 503, "first look")
+	expect("GET", "/", outside, "", 200, "Starting")
 	expect("GET", "/metrics", outside, "", 200, "certherd_leader 0")
 	s.take(nil)
 	expect("GET", "/readyz", outside, "", 503, "first look")
@@ -82,6 +84,9 @@ func TestHTTP(t *testing.T) {
 	expect("GET", "/readyz", outside, "", 200, "ok")
 	expect("GET", "/report", outside, "", 200, "<html")
 	expect("GET", "/report.json", outside, "", 200, `"web-tls"`)
+	expect("GET", "/", outside, "", 200, "All quiet")
+	expect("GET", "/", outside, "", 200, "MissingSecret")
+	expect("POST", "/decide", outside, "do=approve", 404, "")
 	expect("POST", "/report.json", outside, "", 405, "")
 	expect("GET", "/nothing", outside, "", 404, "")
 	expect("GET", "/loglevel", outside, "", 200, "info")
@@ -98,6 +103,13 @@ func TestHTTP(t *testing.T) {
 	expect("GET", "/debug/pprof/", within, "", 404, "")
 	s.began.Store(time.Now().Add(-3 * s.o.RoundTimeout).UnixNano())
 	expect("GET", "/healthz", outside, "", 500, "under way")
+	s.o.Page = web.Private
+	h = s.handler()
+	expect("GET", "/", outside, "", 303, "")
+	expect("GET", "/report", outside, "", 401, "sign in")
+	expect("GET", "/report.json", within, "", 401, "sign in")
+	expect("GET", "/sign-in", within, "", 200, "Token of a Kubernetes account")
+	expect("GET", "/readyz", outside, "", 200, "ok")
 	s.ending.Store(true)
 	expect("GET", "/readyz", outside, "", 503, "ending")
 }

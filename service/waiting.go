@@ -73,6 +73,20 @@ func Choose(newest *report.Report, names []string) ([]report.Change, error) {
 	return out, errors.Join(errs...)
 }
 
+// Resume ends the stop that began at since; a zero since is for any. The error says
+// that there is none, or another one.
+func (c *Consent) Resume(since time.Time, by, reason string, now time.Time) error {
+	switch {
+	case c.Stopped == nil:
+		return errors.New("nothing is stopped")
+	case !since.IsZero() && !c.Stopped.Since.Equal(since):
+		return fmt.Errorf("this is not the stop that you looked at: everything is stopped since %s now; look again", c.Stopped.Since.UTC().Format(time.RFC3339))
+	}
+	c.Stopped = nil
+	c.Say(Word{Time: now.UTC().Truncate(time.Second), What: SaidResume, By: by, Reason: reason})
+	return nil
+}
+
 // Approve notes that changes are approved, in the state that they have. like says by
 // whom, why, for how long, and whether in view of the whole.
 func (c *Consent) Approve(changes []report.Change, like Approval) {

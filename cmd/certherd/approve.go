@@ -349,12 +349,8 @@ func (a *approval) goOn(ctx context.Context) error {
 	by := whoami(ctx, a.client)
 	var was *service.Stop
 	err := a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
-		if was = c.Stopped; was == nil {
-			return false, errors.New("nothing is stopped")
-		}
-		c.Stopped = nil
-		c.Say(service.Word{Time: time.Now().UTC().Truncate(time.Second), What: service.SaidResume, By: by, Reason: a.reason})
-		return true, nil
+		was = c.Stopped
+		return true, c.Resume(time.Time{}, by, a.reason, time.Now())
 	})
 	if err != nil {
 		return err

@@ -25,6 +25,7 @@ import (
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/service"
 	"github.com/certherd/certherd/tracing"
+	"github.com/certherd/certherd/web"
 )
 
 // serviceAccountNamespace is where a Pod finds its own namespace.
@@ -34,6 +35,7 @@ func runCommand() *cobra.Command {
 	var (
 		s     source
 		level string
+		page  string
 	)
 	o := service.Defaults()
 	c := &cobra.Command{
@@ -52,6 +54,9 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 
   # From a workstation, against the cluster of the kubeconfig
   certherd run --namespace certherd --listen 127.0.0.1:8080
+
+  # With buttons on its page for people who sign in
+  certherd run --page sign-in
 
   # With Roles in two namespaces only
   certherd run --namespaces team-a,team-b
@@ -78,6 +83,8 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 	f.DurationVar(&o.Leader.RetryPeriod, "retry-period", o.Leader.RetryPeriod, "time between two attempts to get or renew the lease")
 	f.StringVar(&o.Listen, "listen", o.Listen, "address of the HTTP server; by default all addresses of the Pod")
 	f.DurationVar(&o.Pause, "pause", o.Pause, "least time between two looks that no schedule asks for: after a change of the configuration, or an approval")
+	f.StringVar(&page, "page", string(o.Page), "for whom the page at / is: open (all who can reach it look), sign-in (people may sign in, and approve), private (nobody sees anything without signing in, nor the report)")
+	_ = c.RegisterFlagCompletionFunc("page", cobra.FixedCompletions([]string{string(web.Open), string(web.SignIn), string(web.Private)}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&o.Pprof, "pprof", false, "serve /debug/pprof to callers from the Pod itself")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error; can be changed at /loglevel")
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -85,6 +92,9 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 			return fmt.Errorf("cannot use --log-level: %w; use debug, info, warn or error", err)
 		}
 		var err error
+		if o.Page, err = web.ParseMode(page); err != nil {
+			return fmt.Errorf("cannot use --page: %w", err)
+		}
 		if o.Namespace, err = ownNamespace(s.overrides.Context.Namespace); err != nil {
 			return err
 		}
