@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/plan"
@@ -34,6 +35,10 @@ var (
 var (
 	soakSpaces = []string{"soak-a", "soak-b"}
 	ingresses  = schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"}
+
+	routes         = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "routes"}
+	configurations = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "configurations"}
+	revisions      = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "revisions"}
 )
 
 const (
@@ -87,6 +92,7 @@ type books struct {
 	// pairs are the Ingresses, with the times for which they were there.
 	pairs                          map[object][]span
 	made, deleted, toggled, serial int
+	revived                        int // times that other people's controllers were started anew
 }
 
 // keep does something with the cluster until it succeeds, or the context ends:
@@ -178,6 +184,9 @@ func (b *books) doom(ctx context.Context) bool {
 		}
 		if time.Since(since) > 45*time.Second {
 			since = time.Now()
+			b.mu.Lock()
+			b.revived++
+			b.mu.Unlock()
 			b.s.collectAnew()
 		}
 		return fmt.Errorf("it is still there: %v", err)
@@ -197,9 +206,122 @@ func (b *books) doom(ctx context.Context) bool {
 func (s *site) collectAnew() {
 	s.Helper()
 	s.Log("kube-controller-manager is started anew, for something stays whose owner is gone")
-	if err := s.stack.Signal("kube-controller-manager", syscall.SIGKILL); err != nil {
-		s.Error(err)
+	s.restart("kube-controller-manager")
+}
+
+// restart ends programs of the stack, which starts each again.
+func (s *site) restart(programs ...string) {
+	for _, x := range programs {
+		// One that has just ended is not there for a moment.
+		keep(s.Context(), func() error { return s.stack.Signal(x, syscall.SIGKILL) })
 	}
+}
+
+// stuck is how long the other controllers have to serve a service or to clear away
+// what it owned; one that is well takes seconds.
+const stuck = 2 * time.Minute
+
+// others are the controllers that serve a service.
+var others = []string{"kube-controller-manager", "knative-webhook", "knative-controller", "knative-autoscaler", "kourier", "cert-manager-webhook", "cert-manager-controller"}
+
+// reviver starts other people's controllers anew, once, when something has not come
+// about for so long that they must have missed it: each of them does after an API
+// server that was killed, now and then. What certherd must do is not waited for
+// with it.
+func (b *books) reviver(what string, programs ...string) func() {
+	s, since, done := b.s, time.Now(), false
+	return func() {
+		s.Helper()
+		if done || time.Since(since) < stuck {
+			return
+		}
+		done = true
+		b.revived++
+		s.Logf("%s: after %s not yet %s; started anew: %v; what is not well:\n%s", time.Now().UTC().Format(time.TimeOnly), stuck, what, programs, b.ailing())
+		b.orderAnew()
+		s.restart(programs...)
+	}
+}
+
+// orderAnew has Knative make Certificates anew whose request has failed: cert-manager
+// would ask again an hour later.
+func (b *books) orderAnew() {
+	ctx := b.s.Context()
+	for _, ns := range soakSpaces {
+		keep(ctx, func() error {
+			list, err := b.s.cluster.Dynamic.Resource(certificates).Namespace(ns).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				return err
+			}
+			for _, x := range list.Items {
+				failed, _, _ := unstructured.NestedString(x.Object, "status", "lastFailureTime")
+				if failed == "" || !strings.HasPrefix(x.GetName(), "route-") {
+					continue
+				}
+				if err := b.s.cluster.Dynamic.Resource(certificates).Namespace(ns).Delete(ctx, x.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// ailing are the objects of the soak that are not Ready, end, or have an owner that
+// is gone, one a line, and the services that are not served.
+func (b *books) ailing() string {
+	ctx := b.s.Context()
+	var out strings.Builder
+	uids := map[types.UID]bool{}
+	var all []unstructured.Unstructured
+	for _, ns := range soakSpaces {
+		for _, resource := range []schema.GroupVersionResource{services, routes, configurations, revisions, kIngresses, kCertificates, certificates, certificateRequests} {
+			list, err := b.s.cluster.Dynamic.Resource(resource).Namespace(ns).List(ctx, metav1.ListOptions{})
+			if err != nil {
+				fmt.Fprintf(&out, "%s: %v\n", resource.Resource, err)
+				continue
+			}
+			all = append(all, list.Items...)
+		}
+	}
+	for i := range all {
+		uids[all[i].GetUID()] = true
+	}
+	for i := range all {
+		x := &all[i]
+		var why []string
+		if x.GetDeletionTimestamp() != nil {
+			why = append(why, "ends, finalizers "+strings.Join(x.GetFinalizers(), ","))
+		}
+		for _, owner := range x.GetOwnerReferences() {
+			if !uids[owner.UID] {
+				why = append(why, fmt.Sprintf("its owner %s/%s is gone", owner.Kind, owner.Name))
+			}
+		}
+		conditions, _, _ := unstructured.NestedSlice(x.Object, "status", "conditions")
+		if len(conditions) == 0 {
+			why = append(why, "has no conditions")
+		}
+		for _, c := range conditions {
+			if c, ok := c.(map[string]any); ok && c["type"] == "Ready" && c["status"] != "True" {
+				why = append(why, fmt.Sprintf("Ready is %v: %v: %v", c["status"], c["reason"], c["message"]))
+			}
+		}
+		if failed, _, _ := unstructured.NestedString(x.Object, "status", "lastFailureTime"); failed != "" {
+			why = append(why, "failed at "+failed)
+		}
+		if len(why) > 0 {
+			fmt.Fprintf(&out, "%s %s/%s, made %s: %s\n", x.GetKind(), x.GetNamespace(), x.GetName(), x.GetCreationTimestamp().UTC().Format(time.TimeOnly), strings.Join(why, "; "))
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for x, secret := range b.services {
+		if secret == "" {
+			fmt.Fprintf(&out, "service %s is not served by TLS\n", x)
+		}
+	}
+	return out.String()
 }
 
 // toggle makes an Ingress that uses a Certificate's Secret, or deletes it, so that
@@ -293,7 +415,9 @@ func (b *books) rest() {
 			s.Logf("services and their Secrets: %v", b.services)
 		}
 	}()
+	revive := b.reviver("served", others...)
 	s.await("the services to be served", func() bool {
+		revive()
 		keep(ctx, func() error { return b.learn(ctx) })
 		n, served := alive()
 		if served > anchors+atRest {
@@ -307,7 +431,10 @@ func (b *books) rest() {
 			s.Logf("left %v, missing %v", left, missing)
 		}
 	}()
+	// What stays because its owner's end was missed is used by it, for certherd.
+	revive = b.reviver("at rest", "kube-controller-manager")
 	s.await("exactly what is needed to be left", func() bool {
+		revive()
 		for i := range pairs {
 			b.toggle(ctx, pair(i), true)
 		}
@@ -583,7 +710,7 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	polled.end()
-	t.Logf("%d services made, %d deleted, %d Ingresses made or deleted; %d changes of the leader", b.made, b.deleted, b.toggled, changes)
+	t.Logf("%d services made, %d deleted, %d Ingresses made or deleted; %d changes of the leader; %d times other controllers were started anew", b.made, b.deleted, b.toggled, changes, b.revived)
 
 	faults := map[fault]int{}
 	for _, p := range proxies {
