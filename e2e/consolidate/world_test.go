@@ -415,7 +415,7 @@ func (w *world) watchFor(address string, hosts []string, text string) *client {
 					c.failed = append(c.failed, fmt.Sprintf("%s %s: %v", time.Now().Format("15:04:05.000"), hosts[n%len(hosts)], err))
 					c.mutex.Unlock()
 				}
-				time.Sleep(5 * time.Millisecond)
+				time.Sleep(25 * time.Millisecond)
 			}
 		})
 	}
@@ -423,7 +423,7 @@ func (w *world) watchFor(address string, hosts []string, text string) *client {
 }
 
 func (c *client) ask(ctx context.Context, host string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	transport := &http.Transport{
 		DisableKeepAlives: true,
