@@ -55,8 +55,22 @@ soak: ## half an hour of services that come and go, and of leaders that are kill
 	go test -p 1 -v -timeout 90m -run 'TestSoak|TestClockJumps' ./e2e/service -long -soak 30m -change 1m -pace 3s
 
 .PHONY: demo
-demo: build ## a real cluster with a realistic mess, audited: table, page and dump in out/demo
+demo: build ## a real cluster with a realistic mess, audited and cleared up: pages, table and dump in out/demo
 	go run ./e2e/demo -certherd bin/certherd -out out/demo
+
+CHROMIUM ?= chromium
+.PHONY: pictures
+pictures: ## docs/pictures, from the pages of the last `make demo`, by CHROMIUM
+	@mkdir -p docs/pictures
+	for page in report before-after; do \
+	  $(CHROMIUM) --headless --hide-scrollbars $$(test $$(id -u) -ne 0 || echo --no-sandbox) --window-size=1000,720 \
+	    --screenshot=docs/pictures/$$page.png file://$(CURDIR)/out/demo/$$page.html; \
+	done
+
+STORYFLAGS ?=
+.PHONY: story
+story: ## the experiment of docs/story.md: stock Kourier, wildcards and the relay under a memory guard (25 minutes)
+	go run ./bench/story $(STORYFLAGS)
 
 .PHONY: stack-build
 stack-build: ## build the real stack into the cache (15 minutes once, then nothing)

@@ -21,6 +21,7 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"sigs.k8s.io/yaml"
 
+	"github.com/certherd/certherd/e2e/proc"
 	"github.com/certherd/certherd/e2e/stack"
 )
 
@@ -93,23 +94,7 @@ func (p *process) watch() {
 	}
 }
 
-// anonymous is RssAnon (proc_pid_status(5)) in MiB, 0 for a process that has
-// ended.
-func (p *process) anonymous() float64 {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(content)) {
-		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
-			kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
-			if err == nil {
-				return kib / 1024
-			}
-		}
-	}
-	return 0
-}
+func (p *process) anonymous() float64 { return proc.Anonymous(p.cmd.Process.Pid) }
 
 // fresh begins a new peak.
 func (p *process) fresh() {
@@ -124,21 +109,7 @@ func (p *process) highest() float64 {
 	return p.peak
 }
 
-// cpu is the processor time that the process has used (proc_pid_stat(5), fields
-// 14 and 15, in ticks of 10 ms).
-func (p *process) cpu() time.Duration {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	if err1 != nil || err2 != nil {
-		return 0
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond
-}
+func (p *process) cpu() time.Duration { return proc.CPU(p.cmd.Process.Pid) }
 
 func (p *process) stop() {
 	_ = p.cmd.Process.Kill()

@@ -1,7 +1,7 @@
 // Command demo is what `make demo` runs: it starts a real cluster, makes the
-// mess that years of use leave behind, and audits it with certherd under an
-// account that may list and nothing else. Ctrl-C ends it and takes everything
-// away.
+// mess that years of use leave behind, audits it with certherd under an account
+// that may list and nothing else, and then has certherd clear it up, as two replicas
+// with the rights of their manifests. Ctrl-C ends it and takes everything away.
 package main
 
 import (
@@ -29,7 +29,8 @@ func main() {
 	d := demo{out: os.Stdout, progress: os.Stderr}
 	flag.StringVar(&d.certherd, "certherd", "bin/certherd", "the program to show")
 	flag.StringVar(&d.dir, "out", "out/demo", "folder for the reports and the cluster's state")
-	flag.StringVar(&d.manifests, "manifests", "manifests/cli", "kustomize folder with the account that the audit runs as")
+	flag.StringVar(&d.manifests, "manifests", "manifests", "folder of the kustomize folders")
+	flag.BoolVar(&d.auditOnly, "audit-only", false, "change nothing: end after the audit")
 	flag.BoolVar(&d.keep, "keep", false, "leave the cluster running, and use it again next time")
 	flag.BoolVar(&d.end, "end", false, "end a cluster that was left running")
 	flag.Parse()
@@ -44,7 +45,7 @@ func main() {
 
 type demo struct {
 	certherd, dir, manifests string
-	keep, end                bool
+	keep, end, auditOnly     bool
 	out, progress            io.Writer
 }
 
@@ -76,9 +77,10 @@ func (d *demo) run(ctx context.Context) (err error) {
 		fmt.Fprintln(d.progress, "demo: using the cluster that was left running")
 		d.keep = true
 	}
+	audited := false
 	defer func() {
-		// A cluster that the demo could not finish is of no use to anybody.
-		if !d.keep || err != nil {
+		// A cluster that was not made in full is of no use to anybody.
+		if !d.keep || !audited {
 			os.Remove(d.path("kubeconfig"))
 			err = errors.Join(err, end(running))
 		}
@@ -89,6 +91,12 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	if err := d.audit(ctx, account); err != nil {
 		return err
+	}
+	audited = true
+	if !d.auditOnly {
+		if err := d.clear(ctx, running, account); err != nil {
+			return err
+		}
 	}
 	d.farewell(running, account, time.Since(begun))
 	return nil
@@ -127,7 +135,7 @@ func (d *demo) account(ctx context.Context, s *stack.Stack) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := cluster.Install(ctx, d.manifests); err != nil {
+	if err := cluster.Install(ctx, filepath.Join(d.manifests, "cli")); err != nil {
 		return "", err
 	}
 	path := d.path("kubeconfig")
@@ -176,6 +184,9 @@ func (d *demo) farewell(s *stack.Stack, kubeconfig string, took time.Duration) {
 
   %s audit --min-age 0s --request-age 0s -f %[3]s
 `, d.path("report.html"), d.path("report.json"), d.path("dump.tar.gz"), d.certherd)
+	if !d.auditOnly {
+		fmt.Fprintf(d.out, "\n%s what certherd did about it: the gateway before and after\n", d.path(clearedPage))
+	}
 	if d.keep {
 		fmt.Fprintf(d.out, `
 The cluster is still there. Look around, break something, and audit it again:

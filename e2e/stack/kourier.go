@@ -57,8 +57,8 @@ func (s *supervisor) startRelay(ctx context.Context) error {
 	}, s.RelayArgs...)})
 }
 
-// bootstrapFile is Envoy's bootstrap configuration in the stack's folder.
-const bootstrapFile = "envoy.yaml"
+// BootstrapFile is Envoy's bootstrap configuration in the stack's folder.
+const BootstrapFile = "envoy.yaml"
 
 // pointed leads a bootstrap configuration to a port.
 func pointed(bootstrap []byte, port int) []byte {
@@ -70,7 +70,7 @@ var xdsPort = regexp.MustCompile(`port_value: 1800[01]\b`)
 // startEnvoy starts Envoy with the bootstrap configuration that Kourier's gateway
 // pods mount, and the arguments of its Deployment.
 func (s *supervisor) startEnvoy(ctx context.Context, objects []*unstructured.Unstructured) error {
-	bootstrap := filepath.Join(s.Dir, bootstrapFile)
+	bootstrap := filepath.Join(s.Dir, BootstrapFile)
 	for _, object := range objects {
 		if object.GetKind() != "ConfigMap" || object.GetName() != "kourier-bootstrap" {
 			continue
