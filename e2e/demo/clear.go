@@ -89,7 +89,7 @@ func (d *demo) clear(ctx context.Context, s *stack.Stack, account string) (err e
 			return nil
 		}
 		running = false
-		return set.Stop()
+		return errors.Join(set.Stop(), os.Remove(set.Kubeconfig))
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	if err := d.watch(ctx, s, cluster, set, p, begun); err != nil {
