@@ -482,6 +482,7 @@ func TestALookThatFailsHoldsTheWholeBatch(t *testing.T) {
 				w.certificate("web-7f3")
 				w.due("left-7f3")
 				cleared := w.plan()
+				w.quiet = time.Second
 				cfg := w.faulty(func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
 					if r.URL.Path == path {
 						return answer(r, next)
@@ -496,6 +497,7 @@ func TestALookThatFailsHoldsTheWholeBatch(t *testing.T) {
 				if path != "/api/v1/pods" {
 					return
 				}
+				w.quiet = 0
 				w.o.Look = func(ctx context.Context) (*inventory.Snapshot, error) { return w.look(ctx, w.c.cfg) }
 				w.expect(w.run(), "delete Certificate/web-7f3: done", "retire Secret/web-7f3: done", "delete Secret/left-7f3: done")
 			})

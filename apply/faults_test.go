@@ -201,7 +201,7 @@ func TestPagesThatBreak(t *testing.T) {
 					return tc.fault(r, next)
 				})
 				w.o.Look = func(ctx context.Context) (*inventory.Snapshot, error) {
-					s, _, err := live.Look(ctx, cfg, live.Options{Proof: true, Timeout: 3 * time.Second, PageSize: 2, Now: w.now})
+					s, _, err := live.Look(ctx, cfg, live.Options{Proof: true, PageSize: 2, Now: w.now})
 					return s, err
 				}
 				got := w.apply(w.applier(), cleared)

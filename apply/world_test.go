@@ -223,6 +223,8 @@ type world struct {
 	ctx         context.Context
 	ns, journal string
 	o           apply.Options
+	// quiet is how long a look waits for an answer, as in production when 0.
+	quiet time.Duration
 }
 
 var worlds atomic.Int32
@@ -256,7 +258,7 @@ func inWorld(c *cluster, ns string) *world {
 
 // look is what production does. MinAge of the checks is for others.
 func (w *world) look(ctx context.Context, cfg *rest.Config) (*inventory.Snapshot, error) {
-	s, _, err := live.Look(ctx, cfg, live.Options{Proof: true, Timeout: 3 * time.Second, Now: w.now})
+	s, _, err := live.Look(ctx, cfg, live.Options{Proof: true, Timeout: w.quiet, Now: w.now})
 	return s, err
 }
 

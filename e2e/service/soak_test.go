@@ -39,6 +39,10 @@ var (
 	routes         = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "routes"}
 	configurations = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "configurations"}
 	revisions      = schema.GroupVersionResource{Group: "serving.knative.dev", Version: "v1", Resource: "revisions"}
+
+	podAutoscalers     = schema.GroupVersionResource{Group: "autoscaling.internal.knative.dev", Version: "v1alpha1", Resource: "podautoscalers"}
+	serverlessServices = schema.GroupVersionResource{Group: "networking.internal.knative.dev", Version: "v1alpha1", Resource: "serverlessservices"}
+	deployments        = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
 )
 
 const (
@@ -175,11 +179,12 @@ func (b *books) doom(ctx context.Context) bool {
 		}
 		return err
 	})
-	// Its name is free once it is gone.
+	// Its name is free once all that it had is gone: a Revision that finds the
+	// Deployment of an earlier one of its name fails for good.
 	since := time.Now()
 	keep(ctx, func() error {
-		_, err := b.s.cluster.Dynamic.Resource(kIngresses).Namespace(x.Namespace).Get(ctx, x.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
+		there, err := b.s.remains(ctx, x)
+		if err == nil && there == "" {
 			return nil
 		}
 		if time.Since(since) > 45*time.Second {
@@ -189,12 +194,23 @@ func (b *books) doom(ctx context.Context) bool {
 			b.mu.Unlock()
 			b.s.collectAnew()
 		}
-		return fmt.Errorf("it is still there: %v", err)
+		return fmt.Errorf("%s is still there: %v", there, err)
 	})
 	b.mu.Lock()
 	delete(b.services, x)
 	b.mu.Unlock()
 	return true
+}
+
+// remains names a kind of which a deleted service still has an object.
+func (s *site) remains(ctx context.Context, x object) (string, error) {
+	for _, resource := range []schema.GroupVersionResource{kIngresses, routes, configurations, revisions, podAutoscalers, serverlessServices, deployments} {
+		list, err := s.cluster.Dynamic.Resource(resource).Namespace(x.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "serving.knative.dev/service=" + x.Name})
+		if err != nil || len(list.Items) > 0 {
+			return resource.Resource, err
+		}
+	}
+	return "", nil
 }
 
 // collectAnew has kube-controller-manager begin anew. Its garbage collector now and
