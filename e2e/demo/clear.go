@@ -180,18 +180,18 @@ func (d *demo) watch(ctx context.Context, s *stack.Stack, cluster *scenario.Clus
 		}
 		if steps > 0 || time.Since(told) > 10*time.Second {
 			told = time.Now()
-			collected, held := 0, 0
+			collected, held := map[string]bool{}, 0
 			for _, l := range lines {
 				switch {
 				case l.Message == "step" && l.Text("action") == "delete" && l.Text("why") == "":
-					collected++
+					collected[l.Text("object")] = true
 				case l.Message == "round finished":
 					if n, ok := l.Fields["held"].(float64); ok {
 						held = int(n)
 					}
 				}
 			}
-			fmt.Fprintf(d.progress, "demo: %4.0f s  %d deleted, %d changes held\n", time.Since(begun).Seconds(), collected, held)
+			fmt.Fprintf(d.progress, "demo: %4.0f s  %d deleted, %d changes held\n", time.Since(begun).Seconds(), len(collected), held)
 		}
 		if !busy && len(phases) > 0 && time.Since(last) > quiet {
 			return nil

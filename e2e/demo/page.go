@@ -122,11 +122,14 @@ func (p *page) digest(lines []replica.Line, begun time.Time) {
 		}
 	}
 	lanes := map[string]*plot.Lane{}
-	of := map[[2]string]*collected{}
+	of, told := map[[2]string]*collected{}, map[[2]string]bool{}
 	for _, l := range lines {
-		if l.Message != "step" || l.Text("why") != "" || l.Text("result") == "waiting" {
+		// A step of which a round finds that it was carried out before is told again.
+		step := [2]string{l.Text("action"), l.Text("object")}
+		if l.Message != "step" || l.Text("why") != "" || l.Text("result") == "waiting" || told[step] {
 			continue
 		}
+		told[step] = true
 		name := map[string]string{"retire": "marked, kept for its grace period", "delete": "deleted"}[l.Text("action")]
 		if name == "" {
 			continue
