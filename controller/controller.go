@@ -148,7 +148,7 @@ func outline(s *inventory.Snapshot) report.Report {
 		Namespaces: []report.Namespace{}, Gateways: []report.Gateway{}, Findings: []report.Finding{}, Changes: []report.Change{}, Gaps: []report.Gap{},
 	}
 	for _, g := range s.Gaps {
-		r.Gaps = append(r.Gaps, report.Gap(g))
+		r.Gaps = append(r.Gaps, report.Gap{Kind: g.Kind, Reason: g.Reason})
 	}
 	return r
 }

@@ -13,7 +13,11 @@ func writeCSV(w io.Writer, r *Report, _ Options) error {
 	c := csv.NewWriter(w)
 	c.UseCRLF = true
 	// Errors stay in the writer until Flush.
-	_ = c.Write([]string{"reason", "verdict", "group", "kind", "namespace", "name", "message", "evidence", "related", "loaded"})
+	header := []string{"reason", "verdict", "group", "kind", "namespace", "name", "message", "evidence", "related", "loaded"}
+	if r.Clusters != nil {
+		header = append(header, "cluster")
+	}
+	_ = c.Write(header)
 	for _, f := range r.Findings {
 		var evidence, related []string
 		for _, e := range f.Evidence {
@@ -26,6 +30,9 @@ func writeCSV(w io.Writer, r *Report, _ Options) error {
 			f.Message, strings.Join(evidence, "; "), strings.Join(related, "; "), ""}
 		if f.Loaded != nil {
 			record[len(record)-1] = strconv.Itoa(*f.Loaded)
+		}
+		if r.Clusters != nil {
+			record = append(record, f.Cluster)
 		}
 		for i := range record {
 			record[i] = defuse(record[i])

@@ -35,6 +35,7 @@ var (
 		"loaded":    loadedText,
 		"join":      func(list []string) string { return strings.Join(list, ", ") },
 		"steps":     stepCounts,
+		"in":        in,
 		"picture":   func(what string, p pairs) picture { return picture{what, p} },
 	}).ParseFS(htmlFiles, "html/page.html"))
 )
@@ -174,12 +175,12 @@ func newPage(r *Report, o Options) page {
 	}
 	for _, n := range r.Namespaces {
 		if n.GatewayCertificates != (NowAfter{}) {
-			p.Namespaces.Shown = append(p.Namespaces.Shown, pair{Name: n.Name, Now: n.GatewayCertificates.Now, After: n.GatewayCertificates.After})
+			p.Namespaces.Shown = append(p.Namespaces.Shown, pair{Name: in(n.Cluster, n.Name), Now: n.GatewayCertificates.Now, After: n.GatewayCertificates.After})
 		}
 	}
 	p.Namespaces.arrange()
 	for _, g := range r.Gateways {
-		p.Gateways.Shown = append(p.Gateways.Shown, pair{Name: g.Object.Namespace + "/" + g.Object.Name,
+		p.Gateways.Shown = append(p.Gateways.Shown, pair{Name: in(g.Cluster, g.Object.Namespace+"/"+g.Object.Name),
 			Note: g.configuredBy(), Now: g.Certificates.Now, After: g.Certificates.After})
 		p.Memories = append(p.Memories, newMemoryPicture(g))
 	}
@@ -200,9 +201,9 @@ func newPage(r *Report, o Options) page {
 				seen["v"+f.Verdict] = true
 				p.Verdicts = append(p.Verdicts, f.Verdict)
 			}
-			if !seen["n"+f.Object.Namespace] {
-				seen["n"+f.Object.Namespace] = true
-				p.Places = append(p.Places, f.Object.Namespace)
+			if place := f.Place(); !seen["n"+place] {
+				seen["n"+place] = true
+				p.Places = append(p.Places, place)
 			}
 		}
 	}

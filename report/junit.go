@@ -71,7 +71,7 @@ func writeJUnit(w io.Writer, r *Report, o Options) error {
 				kind = g.Rule.Level
 			}
 			cases = append(cases, junitCase{
-				Name: xmlText(f.Object.String()), ClassName: class,
+				Name: xmlText(f.where()), ClassName: class,
 				Failure: &junitOutcome{Message: xmlText(f.Message), Type: xmlText(kind), Text: xmlText(plainDetails(f))},
 			})
 		}
@@ -83,7 +83,7 @@ func writeJUnit(w io.Writer, r *Report, o Options) error {
 	if len(r.Gaps) > 0 {
 		var cases []junitCase
 		for _, g := range r.Gaps {
-			cases = append(cases, junitCase{Name: xmlText(g.Kind), ClassName: "certherd.gaps",
+			cases = append(cases, junitCase{Name: xmlText(in(g.Cluster, g.Kind)), ClassName: "certherd.gaps",
 				Skipped: &junitOutcome{Message: xmlText("not read in full: " + g.Reason + ", " + gapSentence)}})
 		}
 		add("gaps", cases)

@@ -16,7 +16,7 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 	if len(r.Gaps) > 0 {
 		b.WriteString("> [!WARNING]\n")
 		for _, g := range r.Gaps {
-			fmt.Fprintf(&b, "> - Not read in full: **%s** (%s), %s.\n", mdText(g.Kind), mdText(g.Reason), gapSentence)
+			fmt.Fprintf(&b, "> - Not read in full: **%s** (%s), %s.\n", mdText(in(g.Cluster, g.Kind)), mdText(g.Reason), gapSentence)
 		}
 		b.WriteString("\n")
 	}
@@ -47,7 +47,7 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 		if i == 0 {
 			b.WriteString("\n")
 		}
-		fmt.Fprintf(&b, "- %s: %s\n", mdCode(g.Object.String()), mdText(capacity(g)))
+		fmt.Fprintf(&b, "- %s: %s\n", mdCode(in(g.Cluster, g.Object.String())), mdText(capacity(g)))
 	}
 	if l := r.Loaded; l != nil && len(l.Secrets)+len(l.Strays) > 0 {
 		b.WriteString("\n<details>\n<summary>What gateways have loaded</summary>\n\n")
@@ -88,7 +88,7 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 			for _, o := range f.Related {
 				evidence = append(evidence, "related: "+mdCode(o.String()))
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", mdText(f.Verdict), mdCode(f.Object.String()), mdText(f.Message),
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", mdText(f.Verdict), mdCode(f.where()), mdText(f.Message),
 				strings.Join(evidence, "<br>"))
 		}
 		b.WriteString("\n</details>\n")
@@ -101,7 +101,7 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 			if c.Held != "" {
 				state = "held: " + mdText(c.Held)
 			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", mdCode(c.ID), mdText(c.Reason), mdCode(c.Wildcard),
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", mdCode(in(c.Cluster, c.ID)), mdText(c.Reason), mdCode(c.Wildcard),
 				mdText(stepCounts(c.Steps)), state, mdText(c.Message))
 		}
 		b.WriteString("\n</details>\n")

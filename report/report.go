@@ -20,9 +20,11 @@ const (
 // TakenAt and no key material, and the same snapshot and options give the same
 // Report.
 type Report struct {
-	APIVersion string      `json:"apiVersion"`
-	Kind       string      `json:"kind"`
-	TakenAt    time.Time   `json:"takenAt"`
+	APIVersion string    `json:"apiVersion"`
+	Kind       string    `json:"kind"`
+	TakenAt    time.Time `json:"takenAt"`
+	// Clusters are those of a report on several (see Merge), sorted; nil otherwise.
+	Clusters   []string    `json:"clusters,omitempty"`
 	Summary    Summary     `json:"summary"`
 	Namespaces []Namespace `json:"namespaces"`
 	Gateways   []Gateway   `json:"gateways"`
@@ -69,6 +71,7 @@ type Memory struct {
 
 // Namespace counts one namespace's certificates.
 type Namespace struct {
+	Cluster             string   `json:"cluster,omitempty"` // in a report on several
 	Name                string   `json:"name"`
 	Certificates        int      `json:"certificates"`
 	Secrets             int      `json:"secrets"`
@@ -79,6 +82,7 @@ type Namespace struct {
 
 // Gateway is one Envoy deployment that loads certificates.
 type Gateway struct {
+	Cluster      string   `json:"cluster,omitempty"` // in a report on several
 	Object       Ref      `json:"object"`
 	Controller   string   `json:"controller"` // for example "kourier"
 	Hosts        int      `json:"hosts"`
@@ -185,7 +189,9 @@ func (r Ref) KindName() string {
 // Finding is one thing that a check found.
 type Finding struct {
 	Reason string `json:"reason"`
-	Object Ref    `json:"object"`
+	// Cluster is where all objects of the finding are, in a report on several.
+	Cluster string `json:"cluster,omitempty"`
+	Object  Ref    `json:"object"`
 	// Verdict is used, unused or unknown for objects that have one, and empty
 	// for the others, such as a gateway.
 	Verdict  string     `json:"verdict"`
@@ -207,6 +213,7 @@ type Evidence struct {
 // Change is an ordered list of steps that would mend one or more findings.
 type Change struct {
 	ID       string `json:"id"`
+	Cluster  string `json:"cluster,omitempty"` // in a report on several
 	Reason   string `json:"reason"`
 	Wildcard string `json:"wildcard"` // the wildcard DNS name, for a consolidation
 	Message  string `json:"message"`  // what it saves and what it puts at risk
@@ -229,6 +236,7 @@ type Step struct {
 // Gap is a kind of object that could not be read in full, so that nothing it
 // could refer to can be called unused.
 type Gap struct {
-	Kind   string `json:"kind"`
-	Reason string `json:"reason"`
+	Cluster string `json:"cluster,omitempty"` // in a report on several
+	Kind    string `json:"kind"`              // * for all, where the cluster could not be read
+	Reason  string `json:"reason"`
 }

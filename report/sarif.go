@@ -115,7 +115,7 @@ func writeSARIF(w io.Writer, r *Report, o Options) error {
 	}
 	for _, g := range r.Gaps {
 		run.Invocations[0].Notifications = append(run.Invocations[0].Notifications, sarifNotification{
-			Level: LevelWarning, Message: sarifText{fmt.Sprintf("Not read in full: %s: %s, %s.", g.Kind, g.Reason, gapSentence)}})
+			Level: LevelWarning, Message: sarifText{fmt.Sprintf("Not read in full: %s: %s, %s.", in(g.Cluster, g.Kind), g.Reason, gapSentence)}})
 	}
 	same := map[string]int{}
 	for i, g := range groups(r, o.Rules) {
@@ -129,14 +129,18 @@ func writeSARIF(w io.Writer, r *Report, o Options) error {
 		}
 		run.Tool.Driver.Rules = append(run.Tool.Driver.Rules, rule)
 		for _, f := range g.Findings {
-			sum := sha256.Sum256(fmt.Appendf(nil, "%q", []string{f.Reason, f.Object.Group, f.Object.Kind, f.Object.Namespace, f.Object.Name}))
+			identity := []string{f.Reason, f.Object.Group, f.Object.Kind, f.Object.Namespace, f.Object.Name}
+			if f.Cluster != "" {
+				identity = append(identity, f.Cluster)
+			}
+			sum := sha256.Sum256(fmt.Appendf(nil, "%q", identity))
 			print := hex.EncodeToString(sum[:8])
 			same[print]++
 			print = fmt.Sprintf("%s:%d", print, same[print])
 			result := sarifResult{
 				RuleID: f.Reason, RuleIndex: i, Level: g.Rule.Level,
 				Message:   sarifText{sarifEscape(f.Message)},
-				Locations: []sarifLocation{sarifPlace(f.Object)},
+				Locations: []sarifLocation{sarifPlace(f.Cluster, f.Object)},
 				// The first name is the one that GitHub code scanning compares.
 				Fingerprints: map[string]string{"primaryLocationLineHash": print, "certherdObject/v1": print},
 				Properties:   sarifProperties{Verdict: f.Verdict, Group: f.Object.Group, Loaded: f.Loaded},
@@ -146,7 +150,7 @@ func writeSARIF(w io.Writer, r *Report, o Options) error {
 			}
 			add := func(to Ref, text string) {
 				id := len(result.Related)
-				place := sarifPlace(to)
+				place := sarifPlace(f.Cluster, to)
 				place.ID, place.Message = &id, &sarifText{sarifEscape(text)}
 				result.Related = append(result.Related, place)
 			}
@@ -178,16 +182,20 @@ func sarifEscape(s string) string {
 	return s
 }
 
-func sarifPlace(o Ref) sarifLocation {
+func sarifPlace(cluster string, o Ref) sarifLocation {
 	namespace := o.Namespace
 	if namespace == "" {
 		// No namespace can have this name: it is not a DNS label.
 		namespace = "_cluster"
 	}
-	uri := "kubernetes/" + uriSegment(namespace) + "/" + uriSegment(strings.ToLower(o.Kind)) + "/" + uriSegment(o.Name) + ".yaml"
+	root := "kubernetes/"
+	if cluster != "" {
+		root = "kubernetes/" + uriSegment(cluster) + "/"
+	}
+	uri := root + uriSegment(namespace) + "/" + uriSegment(strings.ToLower(o.Kind)) + "/" + uriSegment(o.Name) + ".yaml"
 	return sarifLocation{
 		Physical: sarifPhysical{Artifact: sarifArtifact{uri}, Region: sarifRegion{1}},
-		Logical:  []sarifLogical{{Name: o.Name, Full: o.String(), Kind: "resource"}},
+		Logical:  []sarifLogical{{Name: o.Name, Full: in(cluster, o.String()), Kind: "resource"}},
 	}
 }
 

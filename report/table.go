@@ -234,7 +234,7 @@ func (t *terminal) totals(r *Report) {
 	for _, g := range r.Gateways {
 		name := "Gateway"
 		if len(r.Gateways) > 1 {
-			name = g.Object.Name
+			name = in(g.Cluster, g.Object.Name)
 		}
 		t.prose(plain, "", visible(name+": "+capacity(g)))
 	}
@@ -252,7 +252,7 @@ func styleIf(yes bool, s style) style {
 func (t *terminal) counts(r *Report) {
 	var rows [][]cell
 	for _, n := range r.Namespaces {
-		rows = append(rows, []cell{{text: visible(n.Name)}, {text: thousands(n.Certificates)}, {text: thousands(n.Secrets)},
+		rows = append(rows, []cell{{text: visible(in(n.Cluster, n.Name))}, {text: thousands(n.Certificates)}, {text: thousands(n.Secrets)},
 			{text: thousands(n.Unused)}, {text: thousands(n.Unknown)}, {text: nowAfter(n.GatewayCertificates)}})
 	}
 	if len(rows) > 0 {
@@ -266,7 +266,7 @@ func (t *terminal) counts(r *Report) {
 		if m.Limit > 0 {
 			limit = mib(m.Limit)
 		}
-		rows = append(rows, []cell{{text: visible(g.Object.String())}, {text: visible(g.configuredBy())}, {text: thousands(g.Hosts)},
+		rows = append(rows, []cell{{text: visible(in(g.Cluster, g.Object.String()))}, {text: visible(g.configuredBy())}, {text: thousands(g.Hosts)},
 			{text: nowAfter(g.Certificates)}, {text: mib(m.Now) + " → " + mib(m.After)},
 			{text: mib(m.ChurnNow) + " → " + mib(m.ChurnAfter)}, {text: limit}, {text: fmt.Sprintf("%d s", g.DrainSeconds)}})
 	}
@@ -319,7 +319,7 @@ func (t *terminal) findings(r *Report) {
 		}
 		first[len(rows)] = g
 		for _, f := range g.Findings[:n] {
-			row := []cell{{visible(f.Verdict), verdictStyles[f.Verdict]}, {text: visible(f.Object.String())}, {text: visible(f.Message)}}
+			row := []cell{{visible(f.Verdict), verdictStyles[f.Verdict]}, {text: visible(f.where())}, {text: visible(f.Message)}}
 			if !narrow {
 				row = slices.Insert(row, 0, cell{text: visible(f.Reason)})
 			}
@@ -369,7 +369,7 @@ func (t *terminal) changes(r *Report) {
 		n = min(n, t.limit)
 	}
 	for _, c := range r.Changes[:n] {
-		text := c.ID + "  " + c.Reason + "  "
+		text := in(c.Cluster, c.ID) + "  " + c.Reason + "  "
 		switch {
 		case c.Wildcard != "":
 			text += c.Wildcard
@@ -408,7 +408,7 @@ func (t *terminal) gaps(r *Report) {
 	t.line()
 	t.prose(red, "", "Not read in full, "+gapSentence+":")
 	for _, g := range r.Gaps {
-		t.prose(red, "  ", visible(g.Kind)+": "+visible(g.Reason))
+		t.prose(red, "  ", visible(in(g.Cluster, g.Kind))+": "+visible(g.Reason))
 	}
 }
 

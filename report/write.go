@@ -98,8 +98,12 @@ func (r *Report) Normalize() {
 	if r.Summary.Findings == nil {
 		r.Summary.Findings = map[string]int{}
 	}
-	sortList(&r.Namespaces, func(a, b Namespace) int { return cmp.Compare(a.Name, b.Name) })
-	sortList(&r.Gateways, func(a, b Gateway) int { return compareRefs(a.Object, b.Object) })
+	sortList(&r.Namespaces, func(a, b Namespace) int {
+		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Name, b.Name))
+	})
+	sortList(&r.Gateways, func(a, b Gateway) int {
+		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), compareRefs(a.Object, b.Object))
+	})
 	if r.Loaded != nil {
 		sortList(&r.Loaded.Secrets, func(a, b LoadedSecret) int { return compareRefs(a.Object, b.Object) })
 		sortList(&r.Loaded.Strays, func(a, b Stray) int { return cmp.Or(slices.Compare(a.Names, b.Names), cmp.Compare(a.Serial, b.Serial)) })
@@ -107,7 +111,7 @@ func (r *Report) Normalize() {
 	sortFindings(&r.Findings)
 	sortChanges(&r.Changes)
 	sortList(&r.Gaps, func(a, b Gap) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Reason, b.Reason))
+		return cmp.Or(cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Reason, b.Reason))
 	})
 }
 
@@ -156,7 +160,7 @@ func compareRefs(a, b Ref) int {
 // compareFindings and compareChanges look at every field, so that not even
 // two entries about the same object can swap places.
 func compareFindings(a, b Finding) int {
-	return cmp.Or(cmp.Compare(a.Reason, b.Reason), compareRefs(a.Object, b.Object),
+	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Cluster, b.Cluster), compareRefs(a.Object, b.Object),
 		cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Message, b.Message),
 		slices.CompareFunc(a.Related, b.Related, compareRefs),
 		slices.CompareFunc(a.Evidence, b.Evidence, func(a, b Evidence) int {
@@ -165,7 +169,7 @@ func compareFindings(a, b Finding) int {
 }
 
 func compareChanges(a, b Change) int {
-	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Wildcard, b.Wildcard),
+	return cmp.Or(cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Cluster, b.Cluster), cmp.Compare(a.Wildcard, b.Wildcard),
 		cmp.Compare(a.ID, b.ID), cmp.Compare(a.Message, b.Message), cmp.Compare(a.Held, b.Held),
 		slices.CompareFunc(a.Steps, b.Steps, func(a, b Step) int {
 			to := func(s Step) Ref {
@@ -190,6 +194,7 @@ func (r *Report) clone() *Report {
 	}
 	c.Changes = slices.Clone(r.Changes)
 	c.Gaps = slices.Clone(r.Gaps)
+	c.Clusters = slices.Clone(r.Clusters)
 	if r.Loaded != nil {
 		l := *r.Loaded
 		l.Secrets, l.Strays = slices.Clone(l.Secrets), slices.Clone(l.Strays)

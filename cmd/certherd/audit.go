@@ -1,11 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -37,7 +41,11 @@ func auditCommand() *cobra.Command {
 		o      controller.Options
 		format string
 		failOn []string
+		x      contexts
+		watch  bool
+		every  time.Duration
 	)
+	formats := append(slices.Clone(report.Formats), "name", jsonPathOutput)
 	c := &cobra.Command{
 		Use:   "audit",
 		Short: "Report certificates that nobody needs, and what could become a wildcard",
@@ -52,6 +60,12 @@ any of them could name it. Whatever could not be read makes it unknown.
 With --gateway or --gateway-pods it asks Envoys themselves: how much memory they have allocated, by which the
 prediction is fitted to this gateway, and which certificates they have loaded, and how often. --gateway-certs does
 the latter with an answer to GET /certs that was saved before.
+
+With --contexts or --all-contexts it looks at several clusters, at the same time, and makes one report, in which everything says
+in which cluster it is. A cluster that cannot be read is a gap of the report; the audit fails if none can be.
+
+-o name writes the objects of findings as kubectl does, without their namespaces: use it with -n. -o jsonpath= takes
+kubectl's templates, of what -o json writes.
 
 Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		Example: `  # The whole cluster, on the terminal
@@ -68,6 +82,13 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
   certherd audit --gateway http://127.0.0.1:9000/stats/prometheus
   curl -s http://127.0.0.1:9000/certs > certs.json; certherd audit -f dump.tar.gz --gateway-certs certs.json
 
+  # Several clusters in one report, and what is unused in all of them
+  certherd audit --contexts prod-eu,prod-us -o wide
+  certherd audit --all-contexts -o jsonpath='{range .findings[?(@.verdict=="unused")]}{.cluster}{"\t"}{.object.namespace}/{.object.name}{"\n"}{end}'
+
+  # Again and again
+  certherd audit -w --every 5m
+
   # Without a cluster: a dump, a must-gather, or kubectl's output
   certherd audit -f examples/knative-mess
   kubectl get secrets,certificates,ingresses -A -o yaml | certherd audit -f -`,
@@ -76,14 +97,17 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 	s.flags(c)
 	deciding(c, &o)
 	e.lookFlags(c)
-	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(report.Formats, ", "))
+	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(formats, ", "))
+	x.flags(c, &s)
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "look again and again, and write the report each time that it has changed")
+	c.Flags().DurationVar(&every, "every", time.Minute, "with --watch: how long to wait between two looks")
 	c.Flags().StringSliceVar(&failOn, "fail-on", nil, "exit with 2 if there are findings with this reason, or any; repeatable")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(report.Formats, cobra.ShellCompDirectiveNoFileComp))
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(append([]string{"any"}, controller.Reasons()...), cobra.ShellCompDirectiveNoFileComp))
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		// Before the cluster is read: a typing error should not cost a minute.
-		if !slices.Contains(report.Formats, format) {
-			return fmt.Errorf("there is no format %q; use one of %s", format, strings.Join(report.Formats, ", "))
+		if err := checkOutput(format, formats); err != nil {
+			return err
 		}
 		if _, err := controller.Failed(report.Report{}, failOn); err != nil {
 			return err
@@ -94,14 +118,37 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		if _, err := e.options(); err != nil {
 			return err
 		}
-		snapshot, err := s.look(c.Context(), c.ErrOrStderr(), e.each())
+		names, err := x.wanted(&s, c.ErrOrStderr())
 		if err != nil {
 			return err
 		}
-		if snapshot, err = e.ask(c.Context(), &s, snapshot, &o, c.ErrOrStderr()); err != nil {
-			return err
+		switch {
+		case names != nil && e.each() != nil:
+			return errors.New("--gateway, --gateway-pods and --gateway-certs do not go with several clusters")
+		case watch && (len(s.files) > 0 || e.each() != nil || len(failOn) > 0):
+			return errors.New("--watch does not go with -f, --fail-on and what reads gateways")
+		case watch && every < time.Second:
+			return errors.New("--every must be 1s or more")
 		}
-		r, err := writeReport(c.OutOrStdout(), c.ErrOrStderr(), format, snapshot, o)
+		if watch {
+			return s.watch(c, names, o, format, every)
+		}
+		var r report.Report
+		if names != nil {
+			if r, err = s.audit(c.Context(), names, o, c.ErrOrStderr()); err != nil {
+				return err
+			}
+			err = writeFormat(c.OutOrStdout(), format, &r)
+		} else {
+			var snapshot *inventory.Snapshot
+			if snapshot, err = s.look(c.Context(), c.ErrOrStderr(), e.each()); err != nil {
+				return err
+			}
+			if snapshot, err = e.ask(c.Context(), &s, snapshot, &o, c.ErrOrStderr()); err != nil {
+				return err
+			}
+			r, err = writeReport(c.OutOrStdout(), c.ErrOrStderr(), format, snapshot, o)
+		}
 		if err != nil {
 			return err
 		}
@@ -129,7 +176,77 @@ func writeReport(out, stderr io.Writer, format string, s *inventory.Snapshot, o 
 	}
 	r, _, err := controller.RunOnce(s, o)
 	unsafe(err)
-	return r, report.Write(out, format, &r, reportOptions(out))
+	return r, writeFormat(out, format, &r)
+}
+
+// writeFormat writes a report in one of the formats of audit.
+func writeFormat(out io.Writer, format string, r *report.Report) error {
+	switch {
+	case format == "name":
+		r.Normalize()
+		said := map[report.Ref]bool{}
+		for _, f := range r.Findings {
+			if o := f.Object; !said[o] {
+				said[o] = true
+				if _, err := fmt.Fprintln(out, objectName(o.Group, o.Kind, o.Name)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	case strings.HasPrefix(format, jsonPathOutput):
+		r.Normalize()
+		return writeJSONPath(out, format, r)
+	}
+	return report.Write(out, format, r, reportOptions(out))
+}
+
+// watch writes the report, and again each time that a look finds it changed, until it is
+// interrupted. A look that fails is said, and tried again.
+func (s *source) watch(c *cobra.Command, names []string, o controller.Options, format string, every time.Duration) error {
+	var last []byte
+	for first := true; ; first = false {
+		var r report.Report
+		var err error
+		if names != nil {
+			r, err = s.audit(c.Context(), names, o, c.ErrOrStderr())
+		} else {
+			var snapshot *inventory.Snapshot
+			if snapshot, err = s.look(c.Context(), c.ErrOrStderr(), nil); err == nil {
+				if r, _, err = controller.RunOnce(snapshot, o); err != nil {
+					fmt.Fprintln(c.ErrOrStderr(), "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
+					err = nil
+				}
+			}
+		}
+		switch {
+		case c.Context().Err() != nil:
+			return nil
+		case err != nil && first:
+			return err
+		case err != nil:
+			fmt.Fprintln(c.ErrOrStderr(), "certherd:", err)
+		default:
+			r.Normalize()
+			same := r
+			same.TakenAt = time.Time{}
+			now, err := json.Marshal(same)
+			if err != nil {
+				return err
+			}
+			if !bytes.Equal(now, last) {
+				last = now
+				if err := writeFormat(c.OutOrStdout(), format, &r); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-c.Context().Done():
+			return nil
+		case <-time.After(every):
+		}
+	}
 }
 
 // reportOptions fit the output to where it goes.

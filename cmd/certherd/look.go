@@ -44,17 +44,19 @@ func (s *source) connection(c *cobra.Command, namespace string) {
 	names.ContextOverrideFlags.Namespace.Description = namespace
 	clientcmd.BindOverrideFlags(&s.overrides, f, names)
 	f.BoolVarP(&s.quiet, "quiet", "q", false, "show no progress")
-	_ = c.RegisterFlagCompletionFunc("context", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		raw, err := s.loading.Load()
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var out []string
-		for n := range raw.Contexts {
-			out = append(out, n)
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
-	})
+	_ = c.RegisterFlagCompletionFunc("context", s.completeContexts)
+}
+
+func (s *source) completeContexts(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	raw, err := s.loading.Load()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var out []string
+	for n := range raw.Contexts {
+		out = append(out, n)
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
 // flags adds connection's, and those for dumps.

@@ -343,6 +343,7 @@ var reporting = []string{"leases/certherd/certherd", "events", "configmaps/certh
 
 func TestRun(t *testing.T) {
 	s := newSite(t)
+	s.audits()
 	var spans sync.Map // their names, as an OpenTelemetry collector gets them
 	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
