@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"flag"
+	"maps"
 	"math"
 	"math/big"
 	"os/exec"
@@ -21,8 +22,12 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/e2e/scenario"
@@ -127,6 +132,55 @@ func TestManyServicesMoveToFourWildcards(t *testing.T) {
 	t.Logf("Envoy has %.1f MiB allocated, before %.1f: %.1f less; %.1f less were proposed", left, loaded, loaded-left, saves)
 	if off := math.Abs(loaded-left-saves) / saves; off > tolerance() {
 		t.Errorf("what was proposed is %.0f %% off", off*100)
+	}
+	w.deleteConsolidations(t, teams)
+	for _, h := range hosts {
+		w.until(t, h+" to answer", nil, nil, func() bool { return c.ask(ctx, h) == nil })
+	}
+}
+
+// deleteConsolidations deletes the Consolidations of namespaces, as whoever deletes their
+// CRD does, and looks that the wildcards stay when what is owned by them is collected.
+func (w *world) deleteConsolidations(t *testing.T, namespaces []string) {
+	t.Helper()
+	ctx := context.Background()
+	secrets := schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	there := func(ns string) map[string]types.UID {
+		out := map[string]types.UID{}
+		for _, r := range []schema.GroupVersionResource{secrets, certificates, kCertificates} {
+			list, err := w.c.Dynamic.Resource(r).Namespace(ns).List(ctx, metav1.ListOptions{})
+			must(t, err)
+			for _, o := range list.Items {
+				out[r.Resource+"."+r.Group+"/"+o.GetName()] = o.GetUID()
+			}
+		}
+		return out
+	}
+	before := map[string]map[string]types.UID{}
+	for _, ns := range namespaces {
+		x := w.get(t, ns)
+		before[ns] = there(ns)
+		if before[ns]["secrets./"+x.Spec.SecretName] == "" {
+			t.Fatalf("there is no Secret %s in %s", x.Spec.SecretName, ns)
+		}
+		if f := x.GetFinalizers(); len(f) > 0 {
+			t.Errorf("%s has the finalizers %v", x.Name, f)
+		}
+		_, err := w.c.Typed.CoreV1().ConfigMaps(ns).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owned", OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: v1alpha1.GroupVersionResource.GroupVersion().String(), Kind: "Consolidation", Name: x.Name, UID: x.UID,
+		}}}}, metav1.CreateOptions{})
+		must(t, err)
+		foreground := metav1.DeletePropagationForeground
+		must(t, w.c.Dynamic.Resource(v1alpha1.GroupVersionResource).Namespace(ns).Delete(ctx, x.Name, metav1.DeleteOptions{PropagationPolicy: &foreground}))
+	}
+	for _, ns := range namespaces {
+		w.until(t, "what the Consolidation of "+ns+" owned to be collected", nil, nil, func() bool {
+			_, err := w.c.Typed.CoreV1().ConfigMaps(ns).Get(ctx, "owned", metav1.GetOptions{})
+			return apierrors.IsNotFound(err)
+		})
+		if after := there(ns); !maps.Equal(before[ns], after) {
+			t.Errorf("%s had %v\nand has without its Consolidation %v", ns, before[ns], after)
+		}
 	}
 }
 

@@ -632,32 +632,64 @@ func TestInstalled(t *testing.T) {
 	persons(s, team)
 
 	// What is not certherd's own stays when it goes.
-	before := s.others(team)
-	s.uninstall(append(objects, s.render("operator")...))
-	for what := range before {
-		if !s.others(team)[what] {
-			t.Errorf("%s went with certherd", what)
-		}
-	}
-	if len(before) < 8 {
-		t.Errorf("only %v was there", slices.Sorted(maps.Keys(before)))
-	}
+	all := append(objects, s.render("operator")...)
+	s.leavesAlone(team, func() { s.uninstall(all) })
 
-	namespaced(s, team)
+	s.uninstall(namespaced(s, team))
+	helmed(s, team)
 }
 
-// others are the Secrets and Certificates of a namespace.
-func (s *site) others(namespace string) map[string]bool {
+// others are the Secrets and Certificates of a namespace, with their UIDs. None of
+// them has an owner that goes with certherd, or waits for it by a finalizer.
+func (s *site) others(namespace string) map[string]types.UID {
 	s.Helper()
-	out := map[string]bool{}
+	out := map[string]types.UID{}
 	for _, r := range []schema.GroupVersionResource{gvr("", "v1", "secrets"), gvr("cert-manager.io", "v1", "certificates"), gvr("networking.internal.knative.dev", "v1alpha1", "certificates")} {
 		list, err := s.dynamic.Resource(r).Namespace(namespace).List(s.Context(), metav1.ListOptions{})
 		s.must(err)
 		for _, x := range list.Items {
-			out[r.Resource+"."+r.Group+"/"+x.GetName()] = true
+			out[r.Resource+"."+r.Group+"/"+x.GetName()] = x.GetUID()
+			for _, o := range x.GetOwnerReferences() {
+				if strings.HasPrefix(o.APIVersion, v1alpha1.GroupVersionResource.Group+"/") || strings.HasPrefix(o.Name, "certherd") {
+					s.Errorf("%s %s is owned by %s %s", r.Resource, x.GetName(), o.Kind, o.Name)
+				}
+			}
+			for _, f := range x.GetFinalizers() {
+				if strings.Contains(f, "certherd") {
+					s.Errorf("%s %s has the finalizer %s", r.Resource, x.GetName(), f)
+				}
+			}
 		}
 	}
 	return out
+}
+
+// leavesAlone looks that every Secret and Certificate of a namespace stays while certherd
+// is uninstalled, and after kube-controller-manager has collected what went with it.
+func (s *site) leavesAlone(namespace string, uninstall func()) {
+	s.Helper()
+	before := s.others(namespace)
+	if len(before) < 8 {
+		s.Errorf("only %v is there", slices.Sorted(maps.Keys(before)))
+	}
+	role, err := s.core.RbacV1().ClusterRoles().Get(s.Context(), "certherd-enforce", metav1.GetOptions{})
+	s.must(err)
+	// The garbage collector is known to have seen the end of certherd when this is gone.
+	_, err = s.core.CoreV1().ConfigMaps(namespace).Create(s.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Name: "owned-4f1", OwnerReferences: []metav1.OwnerReference{{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole", Name: role.Name, UID: role.UID}},
+	}}, metav1.CreateOptions{})
+	s.must(err)
+	uninstall()
+	s.await("what certherd owned is collected", func() bool {
+		_, err := s.core.CoreV1().ConfigMaps(namespace).Get(s.Context(), "owned-4f1", metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			s.Fatal(err)
+		}
+		return err != nil
+	})
+	if after := s.others(namespace); !maps.Equal(before, after) {
+		s.Errorf("there was %v\nand after certherd went %v", before, after)
+	}
 }
 
 // persons do what docs/rbac.md says that they may with the roles of
@@ -790,8 +822,9 @@ func (p *pod) seesNoShared() {
 	p.s.await("nothing is shared", func() bool { return p.report().Summary.Findings[string(plan.SharedSecretName)] == 0 })
 }
 
-// namespaced runs certherd with Roles alone, in mode enforce.
-func namespaced(s *site, team string) {
+// namespaced runs certherd with Roles alone, in mode enforce, and returns what it
+// installed.
+func namespaced(s *site, team string) []*unstructured.Unstructured {
 	s.Helper()
 	// One Secret that nobody needs, and one that only somebody in a namespace
 	// needs that certherd cannot see.
@@ -881,4 +914,5 @@ spec:
 		return r.Verb == "list" && r.ObjectRef.Namespace == "" && r.ResponseStatus.Code == 403
 	})
 	p.end()
+	return objects
 }

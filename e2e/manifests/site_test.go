@@ -243,9 +243,11 @@ func (s *site) uninstall(objects []*unstructured.Unstructured) {
 		}
 	}
 	for _, o := range objects {
-		if o.GetKind() == "Namespace" {
+		if kind := o.GetKind(); kind == "Namespace" || kind == "CustomResourceDefinition" {
+			api, err := s.resource(o)
+			s.must(err)
 			s.await(o.GetName()+" is gone", func() bool {
-				_, err := s.core.CoreV1().Namespaces().Get(s.Context(), o.GetName(), metav1.GetOptions{})
+				_, err := api.Get(s.Context(), o.GetName(), metav1.GetOptions{})
 				return apierrors.IsNotFound(err)
 			})
 		}
