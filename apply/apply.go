@@ -174,6 +174,10 @@ func (o Outcome) Object() inventory.Ref { return o.Change.Steps[o.Step].Object }
 // Action is what the step does.
 func (o Outcome) Action() plan.Action { return o.Change.Steps[o.Step].Action }
 
+// Recheck is for how long a change that is held is not asked for again at most: a
+// person may want it at once.
+const Recheck = 10 * time.Second
+
 // Pacer decides when what gateways may see may be written.
 type Pacer interface {
 	// Forecast tells when each item would go, and counts nothing.
@@ -294,24 +298,29 @@ func (r *round) paced(ctx context.Context, changes []*progress) []*progress {
 		}
 		return nil
 	}
-	forecast, err := r.o.Pace.Forecast(ctx, itemsOf(changes))
-	if err != nil {
-		return all(err.Error())
-	}
-	until := make(map[inventory.Ref]batch.Held, len(forecast))
+	var until map[inventory.Ref]batch.Held
 	var first time.Time
-	for _, h := range forecast {
-		until[h.Object] = h
-		if first.IsZero() || h.Until.Before(first) {
-			first = h.Until
+	late := false
+	for {
+		forecast, err := r.o.Pace.Forecast(ctx, itemsOf(changes))
+		if err != nil {
+			return all(err.Error())
 		}
-	}
-	now := r.o.Clock.Now()
-	late := first.After(r.patient)
-	if !first.After(now) {
-		first = now
-	} else if !late {
-		if err := r.sleep(ctx, first.Sub(now)); err != nil {
+		until, first = make(map[inventory.Ref]batch.Held, len(forecast)), time.Time{}
+		for _, h := range forecast {
+			until[h.Object] = h
+			if first.IsZero() || h.Until.Before(first) {
+				first = h.Until
+			}
+		}
+		now := r.o.Clock.Now()
+		if late = first.After(r.patient); late || !first.After(now) {
+			if !late {
+				first = now
+			}
+			break
+		}
+		if err := r.sleep(ctx, min(first.Sub(now), Recheck)); err != nil {
 			return all(fmt.Sprintf("the round ended before a gateway had room for it: %v", err))
 		}
 	}

@@ -127,7 +127,8 @@ const (
 	FirstIssue Urgency = "first issue"
 	// Expiring: it has expired, or will within the safety margin.
 	Expiring Urgency = "expired, or inside the safety margin"
-	// Revoked: an annotation says that it was revoked, or its key is known to others.
+	// Revoked: an annotation says that it must not be used any more, because it was
+	// revoked, or its key is known to others.
 	Revoked Urgency = "revoked, or its key compromised"
 	// Asked: a person said so in as many words.
 	Asked Urgency = "a person's word"

@@ -25,6 +25,8 @@ type Request struct {
 	// NotBefore and NotAfter are the validity of the certificate that it is to replace.
 	// Zero where there is none, or where nothing is known: such a request is urgent.
 	NotBefore, NotAfter time.Time
+	// Certificate is true if it is for a Certificate, which a gateway may serve.
+	Certificate bool
 	// Urgent says why it must not wait whatever the times are, such as a key that is
 	// known to others; empty when nothing does.
 	Urgent string
@@ -59,7 +61,7 @@ func (p Pacing) Due(requests []Request, now time.Time) (approved []Approved, nex
 			continue
 		}
 		waiting = append(waiting, r)
-		for _, t := range []time.Time{r.Created.Add(p.Hold), r.NotAfter.Add(-p.margin(r))} {
+		for _, t := range []time.Time{r.Created.Add(p.Hold), p.End(r)} {
 			if until.IsZero() || t.Before(until) {
 				until = t
 			}
@@ -80,6 +82,9 @@ func (p Pacing) Due(requests []Request, now time.Time) (approved []Approved, nex
 	return approved, until
 }
 
+// End is when a request comes within its margin, and must not wait any more.
+func (p Pacing) End(r Request) time.Time { return r.NotAfter.Add(-p.margin(r)) }
+
 func (p Pacing) margin(r Request) time.Duration {
 	return time.Duration(p.Margin * float64(r.NotAfter.Sub(r.NotBefore)))
 }
@@ -91,7 +96,7 @@ func (p Pacing) urgent(r Request, now time.Time) Why {
 		return Why(r.Urgent)
 	case r.NotAfter.IsZero() || r.NotBefore.IsZero():
 		return FirstIssue
-	case !r.NotAfter.Add(-p.margin(r)).After(now):
+	case !p.End(r).After(now):
 		return Expiring
 	}
 	return ""

@@ -31,6 +31,8 @@ var (
 		"mib":       mib,
 		"stamp":     stamp,
 		"counted":   counted,
+		"waiting":   heldInShort,
+		"what":      Held.what,
 		"capacity":  capacity,
 		"loaded":    loadedText,
 		"join":      func(list []string) string { return strings.Join(list, ", ") },

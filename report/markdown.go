@@ -106,6 +106,14 @@ func writeMarkdown(w io.Writer, r *Report, o Options) error {
 		}
 		b.WriteString("\n</details>\n")
 	}
+	if len(r.Held) > 0 {
+		fmt.Fprintf(&b, "\n<details>\n<summary>Waiting for the gateways' reload budget: %s</summary>\n\n", heldInShort(r.Held))
+		b.WriteString("| Until | What | Why |\n|---|---|---|\n")
+		for _, h := range r.Held {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", stamp(h.Until), mdText(h.what()), mdText(h.Why))
+		}
+		b.WriteString("\n</details>\n")
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -29,7 +29,10 @@ type Report struct {
 	Namespaces []Namespace `json:"namespaces"`
 	Gateways   []Gateway   `json:"gateways"`
 	// Loaded is what gateways have loaded, nil where they were not asked.
-	Loaded   *Loaded   `json:"loaded,omitempty"`
+	Loaded *Loaded `json:"loaded,omitempty"`
+	// Held is what waits for gateways' budgets: deletions, switches and renewals, in
+	// the order in which they go.
+	Held     []Held    `json:"held,omitempty"`
 	Findings []Finding `json:"findings"`
 	Changes  []Change  `json:"changes"`
 	Gaps     []Gap     `json:"gaps"`
@@ -210,6 +213,18 @@ type Evidence struct {
 	How   string `json:"how"` // field, mention, label or owner
 }
 
+// Held is a write that waits for a gateway's budget.
+type Held struct {
+	Action string `json:"action"` // for example "delete" or "renew"
+	Object Ref    `json:"object"`
+	// Count is how many changes of a gateway's configuration it is: a batch of
+	// renewals, of which Object is the first, and a switch are many.
+	Count int `json:"count"`
+	// Until is when it goes if nothing else comes up, and Why what holds it.
+	Until time.Time `json:"until"`
+	Why   string    `json:"why"`
+}
+
 // Change is an ordered list of steps that would mend one or more findings.
 type Change struct {
 	ID       string `json:"id"`
@@ -219,6 +234,8 @@ type Change struct {
 	Message  string `json:"message"`  // what it saves and what it puts at risk
 	Steps    []Step `json:"steps"`
 	Held     string `json:"held"` // why it is not carried out; empty when it is
+	// HeldUntil is when a gateway's budget lets it go, if that is what holds it.
+	HeldUntil *time.Time `json:"heldUntil,omitempty"`
 	// WaitsFor says for whom the change waits, and Digest what an approval of it in
 	// this state has to name (see gate.Held). WaitsFor is "approval", or "share" when
 	// a person has to look at the whole plan; both are empty unless it waits.

@@ -183,6 +183,7 @@ func (t *terminal) report(r *Report) error {
 	}
 	t.findings(r)
 	t.changes(r)
+	t.held(r)
 	t.gaps(r)
 	return t.err
 }
@@ -399,6 +400,46 @@ func (t *terminal) changes(r *Report) {
 		}
 	}
 	t.more(len(r.Changes)-n, "  ")
+}
+
+// held says what waits for gateways.
+func (t *terminal) held(r *Report) {
+	if len(r.Held) == 0 {
+		return
+	}
+	t.line()
+	t.line(cell{"Waiting for the gateways' reload budget", bold})
+	t.prose(dim, "  ", heldInShort(r.Held))
+	n := len(r.Held)
+	if t.limit > 0 {
+		n = min(n, t.limit)
+	}
+	for _, h := range r.Held[:n] {
+		text := "  " + visible(fmt.Sprintf("%s  %s  %s", stamp(h.Until), h.what(), h.Why))
+		if t.o.Width > 0 {
+			text = cutEnd(text, max(20, t.o.Width))
+		}
+		t.line(cell{text: text})
+	}
+	t.more(len(r.Held)-n, "  ")
+}
+
+// what is a held write in words.
+func (h Held) what() string {
+	text := h.Action + " " + h.Object.String()
+	if h.Count > 1 {
+		text += fmt.Sprintf(" and %s more", thousands(h.Count-1))
+	}
+	return text
+}
+
+// heldInShort says how much waits, which is in the order in which it goes.
+func heldInShort(held []Held) string {
+	first, last := stamp(held[0].Until), stamp(held[len(held)-1].Until)
+	if first == last {
+		return counted(len(held), "write", "writes") + " until " + first
+	}
+	return fmt.Sprintf("%s, the first until %s, the last until %s", counted(len(held), "write", "writes"), first, last)
 }
 
 func (t *terminal) gaps(r *Report) {

@@ -108,6 +108,12 @@ func (r *Report) Normalize() {
 		sortList(&r.Loaded.Secrets, func(a, b LoadedSecret) int { return compareRefs(a.Object, b.Object) })
 		sortList(&r.Loaded.Strays, func(a, b Stray) int { return cmp.Or(slices.Compare(a.Names, b.Names), cmp.Compare(a.Serial, b.Serial)) })
 	}
+	for i := range r.Held {
+		r.Held[i].Until = r.Held[i].Until.Round(0).UTC()
+	}
+	slices.SortStableFunc(r.Held, func(a, b Held) int {
+		return cmp.Or(a.Until.Compare(b.Until), compareRefs(a.Object, b.Object), cmp.Compare(a.Action, b.Action), cmp.Compare(a.Why, b.Why))
+	})
 	sortFindings(&r.Findings)
 	sortChanges(&r.Changes)
 	sortList(&r.Gaps, func(a, b Gap) int {
@@ -192,6 +198,7 @@ func (r *Report) clone() *Report {
 		c.Findings[i].Evidence = slices.Clone(c.Findings[i].Evidence)
 		c.Findings[i].Related = slices.Clone(c.Findings[i].Related)
 	}
+	c.Held = slices.Clone(r.Held)
 	c.Changes = slices.Clone(r.Changes)
 	c.Gaps = slices.Clone(r.Gaps)
 	c.Clusters = slices.Clone(r.Clusters)

@@ -68,6 +68,8 @@ type Approval struct {
 	By     string    `json:"by"`
 	Reason string    `json:"reason,omitempty"`
 	Given  time.Time `json:"given"`
+	// Now says that it does not wait for the gateways' budget.
+	Now bool `json:"now,omitempty"`
 	// Until is when it ends at the latest (see config.Config.ApprovalLifetime).
 	Until time.Time `json:"until"`
 }
@@ -147,6 +149,17 @@ func (c *Consent) holding(now time.Time, lifetime time.Duration) []gate.Approval
 	for _, a := range c.Approvals {
 		if a.Holds(now, lifetime) {
 			out = append(out, gate.Approval{ID: a.ID, Digest: a.Digest, Whole: a.Whole})
+		}
+	}
+	return out
+}
+
+// urgent are the changes by ID that do not wait for the gateways' budget.
+func (c *Consent) urgent(now time.Time, lifetime time.Duration) map[string]bool {
+	out := map[string]bool{}
+	for _, a := range c.Approvals {
+		if a.Now && a.Holds(now, lifetime) {
+			out[a.ID] = true
 		}
 	}
 	return out

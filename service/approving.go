@@ -80,6 +80,9 @@ func (k *keeper) approveUntil(ctx context.Context, c *configuration) error {
 	}
 	k.log.Info("approving requests in batches", zap.Duration("hold", time.Duration(c.Batch.Requests.Hold)))
 	a.Held = func(n int, _ time.Time) { k.held.Store(int64(n)) }
+	a.Pace = func(ctx context.Context, due []renew.Approved) ([]renew.Approved, time.Time) {
+		return k.paceApprovals(ctx, c.PacingOptions(), due)
+	}
 	a.Tell = func(x renew.Approved, err error) {
 		result := "approved"
 		if err != nil {

@@ -95,37 +95,62 @@ func heldUntil(h batch.Held) string {
 	return fmt.Sprintf("held until %s: %s", h.Until.UTC().Format(time.RFC3339), h.Why)
 }
 
-// showHeld says of changes that are cleared until when the gateways' budgets hold
-// them, if they do.
-func (k *keeper) showHeld(ctx context.Context, r *report.Report, cleared gate.Cleared) {
+// showHeld says of changes that are cleared, and of all else that waits for gateways'
+// budgets, until when it does.
+func (k *keeper) showHeld(ctx context.Context, r *report.Report, s *inventory.Snapshot, cleared, renewals gate.Cleared) {
+	ledger := k.ledger.Load()
+	if ledger == nil {
+		return
+	}
 	var items []batch.Item
-	steps := map[inventory.Ref]string{}
+	changes := map[inventory.Ref]string{}
 	for _, c := range cleared.Changes() {
 		for _, st := range c.Steps {
 			if it, ok := apply.Item(st); ok {
 				items = append(items, it)
-				steps[st.Object] = c.ID
+				changes[st.Object] = c.ID
 				break // the first that a gateway sees
 			}
 		}
 	}
-	if len(items) == 0 {
-		return
+	if len(items) > 0 {
+		if _, err := ledger.For(string(gate.GC)).Forecast(ctx, k.urgent.mark(items)); err != nil {
+			k.log.Warn("what gateways were given is not known", zap.Error(err))
+			return
+		}
 	}
-	held, err := k.ledger.Load().For(string(gate.GC)).Forecast(ctx, items)
-	if err != nil {
-		k.log.Warn("what gateways were given is not known", zap.Error(err))
-		return
+	all := ledger.Held()
+	items = nil
+	for _, c := range renewals.Changes() {
+		it := renewalItem(s, c)
+		items = append(items, it)
+		changes[it.Object] = c.ID
 	}
-	until := map[string]string{}
-	for _, h := range held {
-		if h.Why != "" {
-			until[steps[h.Object]] = heldUntil(h)
+	if len(items) > 0 {
+		// These are asked for when the others are done, and keep no place until then.
+		later, err := ledger.For(string(gate.Batch)).Preview(ctx, k.urgent.mark(items))
+		if err != nil {
+			k.log.Warn("what gateways were given is not known", zap.Error(err))
+			return
+		}
+		all[string(gate.Batch)] = later
+	}
+	until := map[string]batch.Held{}
+	for _, held := range all {
+		for _, h := range held {
+			if h.Why == "" {
+				continue // it may go now
+			}
+			r.Held = append(r.Held, report.Held{Action: string(h.Action), Object: report.Ref(h.Object), Count: max(h.Weight, 1), Until: h.Until, Why: h.Why})
+			if id := changes[h.Object]; id != "" {
+				until[id] = h
+			}
 		}
 	}
 	for i := range r.Changes {
-		if x := &r.Changes[i]; x.Held == "" {
-			x.Held = until[x.ID]
+		x := &r.Changes[i]
+		if h, ok := until[x.ID]; ok && x.Held == "" {
+			x.Held, x.HeldUntil = heldUntil(h), &h.Until
 		}
 	}
 }

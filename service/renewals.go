@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/batch"
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/gate"
@@ -84,14 +85,13 @@ const maxSlack = 10 * time.Minute
 // certificates, which go together; at the latest until the first of them is due, when
 // cert-manager renews it anyway.
 func (k *keeper) paceRenewals(ctx context.Context, c *configuration, s *inventory.Snapshot, change plan.Change) error {
-	it := batch.Item{Object: change.Steps[0].Object, Action: plan.Renew, Weight: len(change.Steps)}
-	for _, st := range change.Steps {
-		if x := s.Certificate(st.Object); x != nil && !x.Renewal.IsZero() && (it.Deadline.IsZero() || x.Renewal.Before(it.Deadline)) {
-			it.Deadline = x.Renewal
-		}
-	}
+	it := renewalItem(s, change)
 	caller := k.ledger.Load().For(string(gate.Batch))
+	var told time.Time
 	for {
+		if k.hearUrgent(ctx); k.urgent.wanted[change.ID] {
+			it.Urgent = batch.Asked
+		}
 		going, held, err := caller.Ask(ctx, []batch.Item{it})
 		if len(going) > 0 || err != nil {
 			return err
@@ -99,8 +99,11 @@ func (k *keeper) paceRenewals(ctx context.Context, c *configuration, s *inventor
 		if len(held) == 0 {
 			return errors.New("something else is about to be done with " + it.Object.String())
 		}
-		k.log.Info("renewals held", zap.String("change", change.ID), zap.Time("until", held[0].Until), zap.String("why", held[0].Why))
-		t := time.NewTimer(time.Until(held[0].Until))
+		if until := held[0].Until; !until.Equal(told) {
+			told = until
+			k.log.Info("renewals held", zap.String("change", change.ID), zap.Time("until", until), zap.String("why", held[0].Why))
+		}
+		t := time.NewTimer(min(time.Until(held[0].Until), apply.Recheck)) // a person may want it now
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -111,6 +114,18 @@ func (k *keeper) paceRenewals(ctx context.Context, c *configuration, s *inventor
 			return errors.New("the configuration has changed")
 		}
 	}
+}
+
+// renewalItem is a batch of certificates, which go together, when the first of them is due at
+// the latest.
+func renewalItem(s *inventory.Snapshot, change plan.Change) batch.Item {
+	it := batch.Item{Object: change.Steps[0].Object, Action: plan.Renew, Weight: len(change.Steps)}
+	for _, st := range change.Steps {
+		if x := s.Certificate(st.Object); x != nil && !x.Renewal.IsZero() && (it.Deadline.IsZero() || x.Renewal.Before(it.Deadline)) {
+			it.Deadline = x.Renewal
+		}
+	}
+	return it
 }
 
 // nextBatch is when certificates can be renewed together again after a round at now:

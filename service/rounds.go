@@ -42,6 +42,7 @@ func (s *Service) keep(ctx context.Context, leads bool) {
 		k.carrying = k.carry(ctx)
 		defer k.carrying.end()
 		defer k.approve(ctx)()
+		defer k.listen(ctx)()
 	}
 	for ctx.Err() == nil {
 		k.step(ctx)
@@ -70,6 +71,7 @@ type keeper struct {
 	decisions map[string]bool // about Consolidations that the journal has
 	stop      *Stop           // that could not be kept in the cluster yet
 	outcomes  outcomes
+	urgent    atOnce // what persons want now
 }
 
 // outcomes are those of the steps of one round.
@@ -164,6 +166,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	// The same question gets the same answer as in RunOnce.
 	cleared, held := o.Gate.Decide(p, snapshot, snapshot.Taken)
+	k.urgent.of(cleared)
 	renewals, cleared := cleared.Part()
 	waiting := 0
 	for i := range held {
@@ -175,7 +178,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	drains := gateways(snapshot)
 	k.drains.Store(&drains)
 	if k.leads {
-		k.showHeld(ctx, &r, cleared)
+		k.showHeld(ctx, &r, snapshot, cleared, renewals)
 	}
 	k.sample(&r)
 	k.newest.Store(&published{report: r, options: report.Options{Rules: k.o.Rules, Version: k.o.Version}})
@@ -279,6 +282,7 @@ func (k *keeper) consent(ctx context.Context, c *configuration, policy *gate.Pol
 	k.stopped.Store(policy.Stopped != "")
 	k.seen.stops(policy.Stopped)
 	policy.Approvals = consent.holding(time.Now(), time.Duration(c.ApprovalLifetime))
+	k.urgent.wanted = consent.urgent(time.Now(), time.Duration(c.ApprovalLifetime))
 	policy.Prompt = k.leads && (consent.Serial != k.heard || k.again)
 	k.again = false
 	return consent
@@ -406,7 +410,7 @@ func (k *keeper) prepare(c *configuration) error {
 		return err
 	}
 	b := &breaker{k: k, c: c.Config, collects: c, reader: reader}
-	collector, err := k.o.Collector(k.writer, c.Config, Hooks{Before: b.check, Pace: k.ledger.Load().For(string(gate.GC)), Tell: k.tell})
+	collector, err := k.o.Collector(k.writer, c.Config, Hooks{Before: b.check, Pace: pacer{k, k.ledger.Load().For(string(gate.GC))}, Tell: k.tell})
 	if err != nil {
 		return err
 	}

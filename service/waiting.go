@@ -87,14 +87,40 @@ func (c *Consent) Resume(since time.Time, by, reason string, now time.Time) erro
 	return nil
 }
 
+// Hurry are the changes among names that nothing but gateways' budgets holds, without
+// digests, as they need no approval but for their time; others are the names left.
+func Hurry(newest *report.Report, names []string) (changes []report.Change, others []string) {
+	for _, name := range names {
+		i := slices.IndexFunc(newest.Changes, func(x report.Change) bool { return x.ID == name && x.HeldUntil != nil && x.Digest == "" })
+		switch {
+		case i < 0:
+			others = append(others, name)
+		case !slices.ContainsFunc(changes, func(x report.Change) bool { return x.ID == name }):
+			changes = append(changes, newest.Changes[i])
+		}
+	}
+	return changes, others
+}
+
 // Approve notes that changes are approved, in the state that they have. like says by
-// whom, why, for how long, and whether in view of the whole.
+// whom, why, for how long, and whether in view of the whole, or at once. What Hurry has chosen keeps the approval that it
+// may have, and only its time is changed.
 func (c *Consent) Approve(changes []report.Change, like Approval) {
 	var ids []string
 	for _, x := range changes {
 		ids = append(ids, x.ID)
 	}
-	c.Approvals = slices.DeleteFunc(c.Approvals, func(old Approval) bool { return slices.Contains(ids, old.ID) })
+	changes = slices.DeleteFunc(slices.Clone(changes), func(x report.Change) bool {
+		i := slices.IndexFunc(c.Approvals, func(old Approval) bool { return old.ID == x.ID })
+		if x.Digest != "" || i < 0 {
+			return false
+		}
+		c.Approvals[i].Now = c.Approvals[i].Now || like.Now
+		return true
+	})
+	c.Approvals = slices.DeleteFunc(c.Approvals, func(old Approval) bool {
+		return slices.ContainsFunc(changes, func(x report.Change) bool { return x.ID == old.ID })
+	})
 	for _, x := range changes {
 		like.ID, like.Digest = x.ID, x.Digest
 		c.Approvals = append(c.Approvals, like)

@@ -173,6 +173,15 @@ func (l *Ledger) tell(before, after []batch.Sent, now time.Time) {
 // which they would; those that could go now have the present time. Nothing is
 // counted, but what is held keeps its place for the caller.
 func (c *Caller) Forecast(ctx context.Context, items []batch.Item) ([]batch.Held, error) {
+	return c.forecast(ctx, items, true)
+}
+
+// Preview is Forecast for what the caller does not ask for yet: it keeps no place.
+func (c *Caller) Preview(ctx context.Context, items []batch.Item) ([]batch.Held, error) {
+	return c.forecast(ctx, items, false)
+}
+
+func (c *Caller) forecast(ctx context.Context, items []batch.Item, keep bool) ([]batch.Held, error) {
 	if c == nil {
 		return nil, nil
 	}
@@ -199,7 +208,9 @@ func (c *Caller) Forecast(ctx context.Context, items []batch.Item) ([]batch.Held
 			mineHeld = append(mineHeld, h)
 		}
 	}
-	l.note(c.name, mineHeld)
+	if keep {
+		l.note(c.name, mineHeld)
+	}
 	return append(out, mineHeld...), nil
 }
 

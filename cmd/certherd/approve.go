@@ -58,6 +58,10 @@ What it proposes is among the changes, too; either approval is enough.
 --all approves every change that waits. Where that is more than maxShare of all certificates, it has to
 be named with its digest, as --list shows it: that is the only way to let so much happen at once.
 
+--now has the changes go past the gateways' reload budget, at once also in the middle of a round; windows, and
+what a round may take away, hold all the same. It is also for changes that only that budget holds, which need no
+other approval.
+
 --resume ends the stop that follows when gateways became worse after a batch of changes.
 
 Who may update the ConfigMap certherd-approvals in certherd's namespace may approve changes; who may get and
@@ -70,6 +74,9 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 
   # One Consolidation, in the state that the list shows
   certherd approve shop/wildcard-shop-example-com-6e331a74@c81d0f5a3e
+
+  # It is held until later by the gateways' reload budget, and must not be
+  certherd approve --now 3fa9c2d0b1
 
   # Everything that waits
   certherd approve --all
@@ -90,6 +97,7 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 	f.Lookup("all").NoOptDefVal = everything
 	f.StringVar(&a.reason, "reason", "", "why, for the journal")
 	f.DurationVar(&a.valid, "valid-for", 7*24*time.Hour, "how long the approval holds; the configuration's approvalLifetime may make it shorter")
+	f.BoolVar(&a.now, "now", false, "do not wait for the gateways' reload budget")
 	f.BoolVar(&a.revoke, "revoke", false, "take approvals back: of the changes that are named, or with --all of all")
 	f.BoolVar(&a.resume, "resume", false, "go on after gateways had become worse and everything was stopped")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json"}, cobra.ShellCompDirectiveNoFileComp))
@@ -148,7 +156,7 @@ type approval struct {
 	namespace, report, format string
 	all, reason               string
 	valid                     time.Duration
-	list, revoke, resume      bool
+	list, revoke, resume, now bool
 	out, err                  io.Writer
 	cluster                   *rest.Config
 	client                    kubernetes.Interface
@@ -173,6 +181,8 @@ func (a *approval) check(args []string) error {
 		return fmt.Errorf("there is no format %q; use json, or none", a.format)
 	case (a.list || a.resume) && (len(args) > 0 || a.all != ""):
 		return errors.New("--list and --resume are about everything: name no changes")
+	case a.now && (a.list || a.resume || a.revoke):
+		return errors.New("--now goes with changes that are approved")
 	case a.list || a.resume:
 		return nil
 	case len(args) > 0 && a.all != "":
@@ -233,15 +243,22 @@ func (a *approval) give(ctx context.Context, args []string) error {
 		if a.cut != "" {
 			fmt.Fprintln(a.err, "certherd: the report in the cluster is cut, so that this is not all:", a.cut)
 		}
-	} else if chosen, err = service.Choose(&a.newest, args); err != nil {
-		return err
+	} else {
+		var hurried []report.Change
+		if a.now {
+			hurried, args = service.Hurry(&a.newest, args)
+		}
+		if chosen, err = service.Choose(&a.newest, args); err != nil {
+			return err
+		}
+		chosen = append(chosen, hurried...)
 	}
 	if err := a.compare(ctx, chosen); err != nil {
 		return err
 	}
 	now, by := time.Now().UTC().Truncate(time.Second), whoami(ctx, a.client)
 	err = a.approvals.Change(ctx, func(c *service.Consent) (bool, error) {
-		c.Approve(chosen, service.Approval{Whole: whole, By: by, Reason: a.reason, Given: now, Until: now.Add(a.valid)})
+		c.Approve(chosen, service.Approval{Whole: whole, Now: a.now, By: by, Reason: a.reason, Given: now, Until: now.Add(a.valid)})
 		return true, nil
 	})
 	if err != nil {
@@ -258,6 +275,7 @@ func (a *approval) give(ctx context.Context, args []string) error {
 // made. What this user may not read, the leader compares.
 func (a *approval) compare(ctx context.Context, chosen []report.Change) error {
 	n := 0
+	chosen = slices.DeleteFunc(slices.Clone(chosen), func(x report.Change) bool { return x.Digest == "" }) // only its time is said
 	for _, x := range chosen {
 		n += len(x.Steps)
 	}

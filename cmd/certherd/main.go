@@ -68,7 +68,7 @@ func rootCommand(binary string) *cobra.Command {
 		Long: `certherd finds orphaned, duplicate and superseded TLS certificates, says what they
 cost the gateway, and which of them one wildcard could replace.
 
-All but 'run', 'approve', 'reject' and 'undo' change nothing in the cluster, and 'run' changes nothing unless its
+All but 'run', 'approve', 'reject', 'renew' and 'undo' change nothing in the cluster, and 'run' changes nothing unless its
 configuration says so.`,
 		Example: `  # What is there to clean up?
   certherd audit
@@ -86,7 +86,7 @@ configuration says so.`,
 		root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl certherd"}
 		root.Example = strings.ReplaceAll(root.Example, "  certherd ", "  kubectl certherd ")
 	}
-	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), approveCommand(), historyCommand(), undoCommand(), planCommand(), rejectCommand(), relayCommand(), simulateCommand(), waitCommand(), versionCommand())
+	root.AddCommand(auditCommand(), explainCommand(), dumpCommand(), configCommand(), runCommand(), approveCommand(), historyCommand(), undoCommand(), planCommand(), rejectCommand(), renewCommand(), relayCommand(), simulateCommand(), waitCommand(), versionCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w\nSee '%s --help'", err, c.CommandPath())
 	})

@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	carrylive "github.com/certherd/certherd/carry/live"
@@ -174,14 +175,20 @@ func TestRenewals(t *testing.T) {
 	// In the middle of a batch that is held: a first certificate, and one whose Secret is lost.
 	s.serve(ns, "new")
 	s.must(s.cluster.Typed.CoreV1().Secrets(ns).Delete(t.Context(), "web-00", metav1.DeleteOptions{}))
+	if out, err := exec.CommandContext(t.Context(), s.program, "renew", ns+"/web-01", "--reason", "key compromised", "--kubeconfig", s.stack.Kubeconfig).CombinedOutput(); err != nil {
+		t.Fatalf("renew: %v\n%s", err, out)
+	}
 	began := time.Now()
 	s.await("what is urgent to be issued", func() bool {
 		now, ok := s.revisions(ns)
-		return ok && now["new"] == 1 && now["web-00"] == once["web-00"]+1
+		return ok && now["new"] == 1 && now["web-00"] == once["web-00"]+1 && now["web-01"] == once["web-01"]+1
 	})
 	t.Logf("urgent certificates were issued in %s, while a batch was held", time.Since(began).Round(100*time.Millisecond))
-	if n := len(s.triggers("renews-b")); n > 0 {
-		t.Errorf("%d certificates were triggered that nobody had approved", n)
+	s.await("the update past the budget to be counted", func() bool {
+		return slices.ContainsFunc(b.said("update"), func(l line) bool { return l.fields["lane"] == "urgent" })
+	})
+	if got := s.triggers("renews-b"); len(got) != 1 || got["web-01"] != 1 {
+		t.Errorf("triggered, and nobody had approved it: %v", got)
 	}
 	// The batch is one of other objects by now. The next report has it.
 	finished := len(b.said("round finished"))
@@ -273,6 +280,45 @@ func TestRenewerNeedsNoMore(t *testing.T) {
 		r, ok := s.revisions(ns)
 		return ok && r["same"] == 2 && r["changed"] == 1
 	})
+
+	// What a person says so of is issued anew once, whoever listens, and how often.
+	say := func(name string, annotations map[string]string) {
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+		s.must(err)
+		_, err = s.cluster.Dynamic.Resource(certificates).Namespace(ns).Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{})
+		s.must(err)
+	}
+	word := renew.Word{Since: time.Now(), Why: "key compromised"}.String()
+	say("same", map[string]string{renew.Annotation: word})
+	say("changed", map[string]string{renew.Annotation: "now"})
+	say("gone", map[string]string{renew.Annotation: word, inventory.IgnoreAnnotation: "true"})
+	for range 2 {
+		l, err := renewlive.NewListener(s.as(fmt.Sprintf("listener-5c2-%d", time.Now().UnixNano()), renewlive.Rights()), time.Now)
+		s.must(err)
+		told := make(chan string, 100)
+		l.Tell = func(object inventory.Ref, _ string, _ renew.Word, result renewlive.Result, why string) {
+			if object.Namespace == ns {
+				t.Logf("%s: %s %s", object.Name, result, why)
+				told <- object.Name + " " + string(result)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); l.Run(ctx) }()
+		got := map[string]bool{}
+		s.await("all words to be heard", func() bool {
+			for len(told) > 0 {
+				got[<-told] = true
+			}
+			r, ok := s.revisions(ns)
+			return ok && r["same"] == 3 && got["changed dropped"] && got["gone dropped"]
+		})
+		cancel()
+		<-done
+	}
+	if r, _ := s.revisions(ns); r["same"] != 3 || r["changed"] != 1 || r["gone"] != 1 {
+		t.Errorf("issued: %v", r)
+	}
 }
 
 // request makes a CertificateRequest; of is the Certificate that it is for, if any.

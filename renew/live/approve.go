@@ -51,6 +51,10 @@ type Approver struct {
 	// are held, and until when.
 	Tell func(a renew.Approved, err error)
 	Held func(n int, until time.Time)
+	// Pace is asked for what is due: it returns what is approved now, and when to
+	// ask again for the rest; zero where there is none. What is urgent goes in any
+	// case.
+	Pace func(ctx context.Context, due []renew.Approved) (now []renew.Approved, next time.Time)
 }
 
 // NewApprover returns an Approver that acts as cfg's user.
@@ -59,6 +63,7 @@ func NewApprover(cfg *rest.Config, p renew.Pacing) (*Approver, error) {
 	cfg.WarningHandler = rest.NoWarnings{}
 	cfg.QPS, cfg.RateLimiter = -1, nil
 	a := &Approver{pacing: p, Tell: func(renew.Approved, error) {}, Held: func(int, time.Time) {}}
+	a.Pace = func(_ context.Context, due []renew.Approved) ([]renew.Approved, time.Time) { return due, time.Time{} }
 	var err error
 	if a.objects, err = dynamic.NewForConfig(cfg); err != nil {
 		return nil, err
@@ -176,7 +181,7 @@ func (a *Approver) pass(ctx context.Context, objects []any, memory map[types.UID
 		if !ok || now.Sub(k.at).Abs() > again {
 			if k, err = a.look(ctx, u, now); err != nil {
 				// What is not known must not wait for it.
-				k = known{Request: renew.Request{Ref: refOf(u), Created: u.GetCreationTimestamp().Time, Urgent: "its Certificate cannot be read: " + err.Error()}, at: now}
+				k = known{Request: renew.Request{Ref: refOf(u), Created: u.GetCreationTimestamp().Time, Certificate: true, Urgent: "its Certificate cannot be read: " + err.Error()}, at: now}
 			}
 			memory[u.GetUID()] = k
 		}
@@ -189,6 +194,12 @@ func (a *Approver) pass(ctx context.Context, objects []any, memory map[types.UID
 		}
 	}
 	approved, next := a.pacing.Due(pending, now)
+	if len(approved) > 0 {
+		var later time.Time
+		if approved, later = a.Pace(ctx, approved); next.IsZero() || !later.IsZero() && later.Before(next) {
+			next = later
+		}
+	}
 	a.Held(len(pending)-len(approved), next)
 	if len(approved) == 0 {
 		return next, nil
@@ -255,10 +266,14 @@ func (a *Approver) look(ctx context.Context, u *unstructured.Unstructured, now t
 	if err != nil {
 		return k, err
 	}
+	k.Certificate = true
 	if why := crt.GetAnnotations()[UrgentAnnotation]; why != "" {
 		k.Urgent = "its Certificate says so: " + why
 	}
-	if !isReady(crt) {
+	if w, err := renew.ParseWord(crt.GetAnnotations()[renew.Annotation]); err == nil && !k.Created.Before(w.Since.Truncate(time.Second)) && validFrom(crt).Before(w.Since) {
+		k.Urgent = "a person wants a new certificate: " + w.Why
+	}
+	if !hasCondition(crt, "Ready") {
 		return k, nil // its Secret is gone, or does not fit: nothing to go on with
 	}
 	for field, to := range map[string]*time.Time{"notBefore": &k.NotBefore, "notAfter": &k.NotAfter} {
@@ -270,14 +285,23 @@ func (a *Approver) look(ctx context.Context, u *unstructured.Unstructured, now t
 	return k, nil
 }
 
-func isReady(u *unstructured.Unstructured) bool {
+// hasCondition reports whether a condition is True.
+func hasCondition(u *unstructured.Unstructured, kind string) bool {
 	conditions, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
 	for _, c := range conditions {
-		if m, ok := c.(map[string]any); ok && m["type"] == "Ready" {
+		if m, ok := c.(map[string]any); ok && m["type"] == kind {
 			return m["status"] == "True"
 		}
 	}
 	return false
+}
+
+// validFrom is the beginning of the validity of what a Certificate has; zero if nothing
+// tells it.
+func validFrom(crt *unstructured.Unstructured) time.Time {
+	text, _, _ := unstructured.NestedString(crt.Object, "status", "notBefore")
+	t, _ := time.Parse(time.RFC3339, text)
+	return t
 }
 
 // approve adds the condition, if the request is still as it was seen.

@@ -37,12 +37,13 @@ const fieldManager = "certherd"
 
 var certificates = schema.GroupVersionResource{Group: inventory.GroupCertManager, Version: "v1", Resource: "certificates"}
 
-// Rights are what a Renewer has to be allowed where it renews; manifests/renew
-// grants them.
+// Rights are what a Renewer and a Listener have to be allowed where they renew;
+// manifests/renew grants them.
 func Rights() []rbacv1.PolicyRule {
 	group := []string{inventory.GroupCertManager}
 	return []rbacv1.PolicyRule{
-		{APIGroups: group, Resources: []string{"certificates"}, Verbs: []string{"get"}},
+		{APIGroups: group, Resources: []string{"certificates"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: group, Resources: []string{"certificaterequests"}, Verbs: []string{"list"}},
 		{APIGroups: group, Resources: []string{"certificates/status"}, Verbs: []string{"patch"}},
 	}
 }
@@ -167,7 +168,7 @@ func (r *Renewer) prepare(ctx context.Context, st plan.Step, of int) (patch []by
 	case u.GetDeletionTimestamp() != nil:
 		return nil, Dropped, "it is being deleted"
 	}
-	patch, err = issuing(u, of, time.Now())
+	patch, err = issuing(u, fmt.Sprintf("certherd renews %d certificates together before they are due", of), time.Now())
 	if err != nil {
 		return nil, Failed, err.Error()
 	}
@@ -195,7 +196,7 @@ var errNoStatus = errors.New("its status cannot be read")
 
 // issuing is the patch that has a Certificate issued, on the condition that it is
 // still as it was read. A merge patch replaces a list as a whole.
-func issuing(u *unstructured.Unstructured, of int, now time.Time) ([]byte, error) {
+func issuing(u *unstructured.Unstructured, message string, now time.Time) ([]byte, error) {
 	conditions, _, err := unstructured.NestedSlice(u.Object, "status", "conditions")
 	if err != nil {
 		return nil, errNoStatus
@@ -206,7 +207,7 @@ func issuing(u *unstructured.Unstructured, of int, now time.Time) ([]byte, error
 	})
 	conditions = append(conditions, map[string]any{
 		"type": "Issuing", "status": "True", "reason": "ManuallyTriggered",
-		"message":            fmt.Sprintf("certherd renews %d certificates together before they are due", of),
+		"message":            message,
 		"lastTransitionTime": now.UTC().Format(time.RFC3339), "observedGeneration": u.GetGeneration(),
 	})
 	return json.Marshal(map[string]any{
