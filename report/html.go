@@ -111,6 +111,7 @@ type page struct {
 	Namespaces  pairs
 	Gateways    pairs
 	Memories    []memoryPicture
+	Reloads     *reloadsPicture
 	Groups      []htmlGroup
 	Verdicts    []string
 	Places      []string // the namespaces of the findings
@@ -157,6 +158,42 @@ type memoryPicture struct {
 	Verb   string // what the picture says, in words
 }
 
+// reloadsPicture shows the reloads of each week as two bars, one in front of the other.
+type reloadsPicture struct {
+	Reloads
+	Most int // of a week
+	Bars []reloadBar
+	Says string
+}
+
+// reloadBar is a rectangle, in the units of the picture: 100 high, and 10 wide for each week.
+type reloadBar struct {
+	X, Y, Width, Height string
+	After               bool
+}
+
+func newReloadsPicture(r Reloads) *reloadsPicture {
+	p := &reloadsPicture{Reloads: r, Most: 1}
+	for _, w := range r.Weeks {
+		p.Most = max(p.Most, w.Now, w.After)
+	}
+	bar := func(week, n int, inset float64, after bool) {
+		height := 100 * float64(n) / float64(p.Most)
+		number := func(x float64) string { return fmt.Sprintf("%.1f", x) }
+		p.Bars = append(p.Bars, reloadBar{number(10*float64(week) + inset), number(100 - height), number(10 - 2*inset), number(height), after})
+	}
+	for i, w := range r.Weeks {
+		bar(i, w.Now, 1, false)
+		bar(i, w.After, 2.5, true)
+	}
+	p.Says = fmt.Sprintf("In %d days, renewals of %s are %s of the gateway by cert-manager alone, and %s by certherd in batches, with its relay.", r.Days,
+		counted(r.Certificates, "certificate", "certificates"), counted(r.Total.Now, "reload", "reloads"), thousands(r.Total.After))
+	return p
+}
+
+// Width is that of the picture.
+func (p *reloadsPicture) Width() int { return 10 * len(p.Weeks) }
+
 type memoryBar struct {
 	Label string
 	Value float64
@@ -174,6 +211,9 @@ func newPage(r *Report, o Options) page {
 	}
 	if r.Loaded != nil {
 		p.Loaded = r.Loaded.inShort()
+	}
+	if r.Reloads != nil && r.Reloads.Total.Now > 0 {
+		p.Reloads = newReloadsPicture(*r.Reloads)
 	}
 	for _, n := range r.Namespaces {
 		if n.GatewayCertificates != (NowAfter{}) {

@@ -30,6 +30,8 @@ type Report struct {
 	Gateways   []Gateway   `json:"gateways"`
 	// Loaded is what gateways have loaded, nil where they were not asked.
 	Loaded *Loaded `json:"loaded,omitempty"`
+	// Reloads are those that renewals cause, nil where nobody has simulated them.
+	Reloads *Reloads `json:"reloads,omitempty"`
 	// Held is what waits for gateways' budgets: deletions, switches and renewals, in
 	// the order in which they go.
 	Held     []Held    `json:"held,omitempty"`
@@ -211,6 +213,19 @@ type Evidence struct {
 	From  Ref    `json:"from"`
 	Field string `json:"field"`
 	How   string `json:"how"` // field, mention, label or owner
+}
+
+// Reloads is how often renewals give a gateway something new in the time that comes, as
+// package simulate predicts it.
+type Reloads struct {
+	Days         int `json:"days"`
+	Certificates int `json:"certificates"` // that gateways load
+	// Together is how many changes that come together one reload takes in, with a relay.
+	Together int `json:"together"`
+	// Weeks are the reloads of each week, Total all of them: now is as cert-manager
+	// renews by itself, after with certherd's batches and relay.
+	Total NowAfter   `json:"total"`
+	Weeks []NowAfter `json:"weeks"`
 }
 
 // Held is a write that waits for a gateway's budget.

@@ -18,6 +18,7 @@ import (
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
 	"github.com/certherd/certherd/report"
+	"github.com/certherd/certherd/simulate"
 )
 
 // docsURL is where findings lead to from other people's tools.
@@ -176,6 +177,9 @@ func writeReport(out, stderr io.Writer, format string, s *inventory.Snapshot, o 
 	}
 	r, _, err := controller.RunOnce(s, o)
 	unsafe(err)
+	if format == "html" {
+		r.Reloads = reloads(s)
+	}
 	return r, writeFormat(out, format, &r)
 }
 
@@ -247,6 +251,21 @@ func (s *source) watch(c *cobra.Command, names []string, o controller.Options, f
 		case <-time.After(every):
 		}
 	}
+}
+
+// reloads predicts those that the renewals of a year cause: by cert-manager alone, and
+// in batches behind a relay.
+func reloads(s *inventory.Snapshot) *report.Reloads {
+	f, o := simulate.Of(s), simulate.Defaults()
+	o.Days = 52 * 7
+	o.Budget.Largest = o.Size // certherd's relay makes one update of what comes together
+	r := simulate.Simulate(f, o, s.Taken)
+	out := &report.Reloads{Days: o.Days, Certificates: r.Served, Together: o.Budget.Largest, Total: report.NowAfter{Now: r.Without.Reloads, After: r.With.Reloads}, Weeks: make([]report.NowAfter, 52)}
+	for day := range o.Days {
+		w := &out.Weeks[day/7]
+		w.Now, w.After = w.Now+r.Without.Daily[day], w.After+r.With.Daily[day]
+	}
+	return out
 }
 
 // reportOptions fit the output to where it goes.
