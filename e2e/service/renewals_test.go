@@ -187,8 +187,9 @@ func TestRenewals(t *testing.T) {
 	s.await("the update past the budget to be counted", func() bool {
 		return slices.ContainsFunc(b.said("update"), func(l line) bool { return l.fields["lane"] == "urgent" })
 	})
-	if got := s.triggers("renews-b"); len(got) != 1 || got["web-01"] != 1 {
-		t.Errorf("triggered, and nobody had approved it: %v", got)
+	asked := s.triggers("renews-b")
+	if len(asked) != 1 || asked["web-01"] != 1 {
+		t.Errorf("triggered, and nobody had approved it: %v", asked)
 	}
 	// The batch is one of other objects by now. The next report has it.
 	finished := len(b.said("round finished"))
@@ -210,7 +211,7 @@ func TestRenewals(t *testing.T) {
 	s.await("the batch to be told", func() bool { return len(b.said("certificates renewed together")) > 0 })
 	last, _ := s.revisions(ns)
 	for name, n := range s.triggers("renews-b") {
-		if n > 1 || last[name] != held[name]+1 {
+		if n > 1+asked[name] || last[name] != held[name]+1 {
 			t.Errorf("%s was triggered %d times and issued %d times", name, n, last[name]-held[name])
 		}
 	}
