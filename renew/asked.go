@@ -19,6 +19,12 @@ type Word struct {
 	Why   string
 }
 
+// Say is the Word that what was asked for until now is not to be used any more. Requests
+// have the second that they were made in, so that it begins with the next one.
+func Say(now time.Time, why string) Word {
+	return Word{now.Truncate(time.Second).Add(time.Second), why}
+}
+
 // String is the value of Annotation.
 func (w Word) String() string {
 	return strings.TrimSpace(w.Since.UTC().Format(time.RFC3339) + " " + w.Why)

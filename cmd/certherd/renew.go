@@ -67,7 +67,7 @@ A new key comes with it unless the Certificate's spec.privateKey.rotationPolicy 
 			return err
 		}
 		certificates := client.Resource(schema.GroupVersionResource{Group: inventory.GroupCertManager, Version: "v1", Resource: "certificates"})
-		w := renew.Word{Since: time.Now(), Why: reason}
+		w := renew.Say(time.Now(), reason)
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{renew.Annotation: w.String()}}})
 		if err != nil {
 			return err

@@ -289,7 +289,7 @@ func TestRenewerNeedsNoMore(t *testing.T) {
 		_, err = s.cluster.Dynamic.Resource(certificates).Namespace(ns).Patch(t.Context(), name, types.MergePatchType, patch, metav1.PatchOptions{})
 		s.must(err)
 	}
-	word := renew.Word{Since: time.Now(), Why: "key compromised"}.String()
+	word := renew.Say(time.Now(), "key compromised").String()
 	say("same", map[string]string{renew.Annotation: word})
 	say("changed", map[string]string{renew.Annotation: "now"})
 	say("gone", map[string]string{renew.Annotation: word, inventory.IgnoreAnnotation: "true"})

@@ -172,10 +172,20 @@ func (l *Listener) act(ctx context.Context, ref inventory.Ref, uid types.UID, w 
 		result, why = judge(ctx, err)
 		return false, result, why
 	}
-	skew := time.Duration(r.skew.Load())
+	now := time.Now().Add(-time.Duration(r.skew.Load()))
+	if d := w.Since.Sub(now); d > 0 && d < 3*time.Second { // it was said a moment ago
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-ctx.Done():
+			return false, "", ""
+		case <-t.C:
+			now = now.Add(d)
+		}
+	}
 	err = w.Due(renew.Standing{
 		Ignored: u.GetAnnotations()[inventory.IgnoreAnnotation] == "true", Issuing: hasCondition(u, "Issuing"), Requests: asked,
-	}, time.Now().Add(-skew))
+	}, now)
 	switch {
 	case errors.Is(err, renew.ErrKept):
 		return true, "", ""
