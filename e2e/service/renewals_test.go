@@ -187,9 +187,11 @@ func TestRenewals(t *testing.T) {
 	s.await("the update past the budget to be counted", func() bool {
 		return slices.ContainsFunc(b.said("update"), func(l line) bool { return l.fields["lane"] == "urgent" })
 	})
-	asked := s.triggers("renews-b")
-	if len(asked) != 1 || asked["web-01"] != 1 {
-		t.Errorf("triggered, and nobody had approved it: %v", asked)
+	asked := map[string]int{"web-01": 1}
+	for name, n := range s.triggers("renews-b") {
+		if n > asked[name] {
+			t.Errorf("%s was triggered %d times, and nobody had approved it", name, n)
+		}
 	}
 	// The batch is one of other objects by now. The next report has it.
 	finished := len(b.said("round finished"))
