@@ -139,7 +139,7 @@ type parked struct {
 }
 
 func newGateway(peer string, delta bool, log *zap.Logger, count *counters, limits pace.Limits, now func() time.Time) *gateway {
-	g := &gateway{peer: peer, delta: delta, log: log, count: count, tell: func(string, string, ...any) {}, now: now, drain: limits.Window,
+	g := &gateway{peer: peer, delta: delta, log: log, count: count, tell: func(string, string, ...any) {}, now: now, drain: limits.Period,
 		lanes: map[string]*lane{}, pacer: pace.Pacer{Limits: limits}}
 	for _, t := range relayed {
 		g.lanes[t] = &lane{typeURL: t, cache: cachev3.NewLinearCache(t), editions: map[uint64]edition{}, gone: map[string]time.Time{}, names: map[string]bool{}, told: map[string]bool{}}

@@ -180,7 +180,7 @@ func inline(b []byte) *corev3.DataSource {
 }
 
 // eager are limits that hold nothing.
-var eager = pace.Limits{Window: time.Millisecond, Budget: 1000}
+var eager = pace.Limits{Period: time.Millisecond, Updates: 1000}
 
 // run starts a relay and says its address, and that of its local server.
 func run(t *testing.T, c *controller, limits pace.Limits, log *zap.Logger) (gateways, local string) {
@@ -399,7 +399,7 @@ func TestWhatAHeldListenerUsesStays(t *testing.T) {
 	first.also = "second"
 	c.set(first)
 	// The first listeners use up the budget, and the window is longer than the test.
-	gateways, local := run(t, c, pace.Limits{Window: time.Hour, Budget: 1}, zaptest.NewLogger(t))
+	gateways, local := run(t, c, pace.Limits{Period: time.Hour, Updates: 1}, zaptest.NewLogger(t))
 	e := newEnvoy(t, gateways)
 	e.begin()
 	c.set(testWorld{clusters: []string{"b"}, leadsTo: map[string]string{"x": "b"}})

@@ -11,7 +11,7 @@ import (
 func TestFlagsThatCannotWork(t *testing.T) {
 	for args, want := range map[string]string{
 		"--log-level loud":                  "cannot use --log-level",
-		"--listener-budget 0":               "the budget must be at least 1",
+		"--listener-updates 0":              "updates must be at least 1",
 		"--listen-cert x":                   "--listen-cert and --listen-key are needed",
 		"--upstream-cert x":                 "--upstream-ca is needed",
 		"--on-demand --sds=false":           "need --sds and --merge",

@@ -21,25 +21,25 @@ type Limits struct {
 	// Patience bounds the debounce: listeners that go on changing are sent this
 	// long after the first change.
 	Patience time.Duration
-	// Window and Budget: within any Window at most Budget updates are sent. Window
-	// is meant to be the gateway's drain time.
-	Window time.Duration
-	Budget int
+	// In any Period there are at most Updates updates, as in a batch.Budget. Period is
+	// meant to be the gateway's drain time.
+	Period  time.Duration
+	Updates int
 }
 
 // Defaults go with Kourier's drain time of 15 s (net-kourier,
 // config/300-gateway.yaml, DRAIN_TIME_SECONDS).
 func Defaults() Limits {
-	return Limits{Debounce: 100 * time.Millisecond, Patience: time.Second, Window: 15 * time.Second, Budget: 3}
+	return Limits{Debounce: 100 * time.Millisecond, Patience: time.Second, Period: 15 * time.Second, Updates: 3}
 }
 
 // Validate says what is wrong with the limits.
 func (l Limits) Validate() error {
 	switch {
-	case l.Debounce < 0 || l.Patience < 0 || l.Window < 0:
-		return errors.New("debounce, patience and window must not be negative")
-	case l.Budget < 1:
-		return errors.New("the budget must be at least 1, or no listener would ever change")
+	case l.Debounce < 0 || l.Patience < 0 || l.Period < 0:
+		return errors.New("debounce, patience and period must not be negative")
+	case l.Updates < 1:
+		return errors.New("updates must be at least 1, or no listener would ever change")
 	case l.Patience < l.Debounce:
 		return errors.New("patience must not be shorter than the debounce")
 	}
@@ -52,7 +52,7 @@ type Pacer struct {
 	Limits Limits
 	// first and last change that has not been sent; zero when there is none.
 	first, last time.Time
-	// sent are the times of the updates of the newest window, oldest first.
+	// sent are the times of the updates of the newest period, oldest first.
 	sent []time.Time
 }
 
@@ -74,9 +74,9 @@ func (p *Pacer) Sent(now time.Time) {
 	p.sent = append(p.expired(now), now)
 }
 
-// expired are the sent updates without those that have left the window.
+// expired are the sent updates without those that are older than a period.
 func (p *Pacer) expired(now time.Time) []time.Time {
-	for len(p.sent) > 0 && now.Sub(p.sent[0]) >= p.Limits.Window {
+	for len(p.sent) > 0 && now.Sub(p.sent[0]) >= p.Limits.Period {
 		p.sent = p.sent[1:]
 	}
 	return p.sent
@@ -92,8 +92,8 @@ func (p *Pacer) Due(now time.Time) (at time.Time, ok bool) {
 	if latest := p.first.Add(p.Limits.Patience); latest.Before(at) {
 		at = latest
 	}
-	if sent := p.expired(now); len(sent) >= p.Limits.Budget {
-		if free := sent[len(sent)-p.Limits.Budget].Add(p.Limits.Window); free.After(at) {
+	if sent := p.expired(now); len(sent) >= p.Limits.Updates {
+		if free := sent[len(sent)-p.Limits.Updates].Add(p.Limits.Period); free.After(at) {
 			at = free
 		}
 	}

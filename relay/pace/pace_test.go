@@ -11,7 +11,7 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func at(d time.Duration) time.Time { return start.Add(d) }
 
 func TestDue(t *testing.T) {
-	limits := Limits{Debounce: 100 * time.Millisecond, Patience: time.Second, Window: 15 * time.Second, Budget: 2}
+	limits := Limits{Debounce: 100 * time.Millisecond, Patience: time.Second, Period: 15 * time.Second, Updates: 2}
 	for name, tc := range map[string]struct {
 		sent, changed []time.Duration
 		want          time.Duration
@@ -68,7 +68,7 @@ func TestNothingIsDueWithoutAChange(t *testing.T) {
 func TestBudgetHolds(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 1))
-		limits := Limits{Debounce: time.Duration(random.IntN(300)) * time.Millisecond, Window: time.Duration(1+random.IntN(20)) * time.Second, Budget: 1 + random.IntN(4)}
+		limits := Limits{Debounce: time.Duration(random.IntN(300)) * time.Millisecond, Period: time.Duration(1+random.IntN(20)) * time.Second, Updates: 1 + random.IntN(4)}
 		limits.Patience = limits.Debounce + time.Duration(random.IntN(2000))*time.Millisecond
 		p := Pacer{Limits: limits}
 		var sent []time.Time
@@ -85,13 +85,13 @@ func TestBudgetHolds(t *testing.T) {
 				sent = append(sent, now)
 				waiting = time.Time{}
 			}
-			if !waiting.IsZero() && now.Sub(waiting) > limits.Window+limits.Patience {
+			if !waiting.IsZero() && now.Sub(waiting) > limits.Period+limits.Patience {
 				t.Fatalf("seed %d: a change of %s still waits at %s", seed, waiting.Sub(start), now.Sub(start))
 			}
 		}
-		for i := limits.Budget; i < len(sent); i++ {
-			if within := sent[i].Sub(sent[i-limits.Budget]); within < limits.Window {
-				t.Fatalf("seed %d: %d updates within %s, and the budget is %d within %s", seed, limits.Budget+1, within, limits.Budget, limits.Window)
+		for i := limits.Updates; i < len(sent); i++ {
+			if within := sent[i].Sub(sent[i-limits.Updates]); within < limits.Period {
+				t.Fatalf("seed %d: %d updates within %s, and the budget is %d within %s", seed, limits.Updates+1, within, limits.Updates, limits.Period)
 			}
 		}
 		if len(sent) == 0 {
@@ -104,7 +104,7 @@ func TestLimitsThatCannotWork(t *testing.T) {
 	if err := Defaults().Validate(); err != nil {
 		t.Error(err)
 	}
-	for _, l := range []Limits{{}, {Budget: 1, Debounce: -1}, {Budget: 1, Debounce: 2, Patience: 1}} {
+	for _, l := range []Limits{{}, {Updates: 1, Debounce: -1}, {Updates: 1, Debounce: 2, Patience: 1}} {
 		if l.Validate() == nil {
 			t.Errorf("%+v is let through", l)
 		}
