@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,46 +22,11 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/certherd/certherd/e2e/chromium"
 )
 
 var screenshots = flag.String("screenshots", "", "write a screenshot of each page that TestBrowser opens into this directory")
-
-// startChromium starts one headless Chromium with an empty profile that ends
-// with the test.
-func startChromium(t *testing.T) context.Context {
-	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("no chromium found: install it (Debian: apt-get install chromium), CI must test the page in a real browser")
-		}
-		t.Skip("no chromium found: the HTML page was not tested in a browser (Debian: apt-get install chromium)")
-	}
-	// Chromium's own requests would not be the page's: they are switched off.
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(2*time.Minute))
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(stop)
-	ctx, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		// Waits until Chromium is gone, so that its profile can be removed.
-		_ = chromedp.Cancel(ctx)
-		cancel()
-	})
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("chromium at %s does not start: %v", path, err)
-	}
-	return ctx
-}
 
 // tab is one page in the browser, and what went wrong on it.
 type tab struct {
@@ -253,7 +217,7 @@ func TestBrowser(t *testing.T) {
 		t.Skip("a real browser takes its time")
 	}
 	cases := goldens(t)
-	browser := startChromium(t)
+	browser := chromium.Start(t)
 
 	t.Run("every page fits, says everything and asks for nothing", func(t *testing.T) {
 		for name, g := range cases {

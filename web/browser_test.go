@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,41 +20,10 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/e2e/chromium"
 )
 
 var screenshots = flag.String("screenshots", "", "write a screenshot of each page that TestBrowser opens into this directory")
-
-func startChromium(t *testing.T) context.Context {
-	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if os.Getenv("CI") != "" {
-			t.Fatal("no chromium found: install it (Debian: apt-get install chromium), CI must test the page in a real browser")
-		}
-		t.Skip("no chromium found: the page was not tested in a browser (Debian: apt-get install chromium)")
-	}
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
-		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(2*time.Minute))
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(stop)
-	ctx, cancel := chromedp.NewContext(allocator)
-	t.Cleanup(func() {
-		_ = chromedp.Cancel(ctx) // waits until it is gone, so that its profile can be removed
-		cancel()
-	})
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("chromium at %s does not start: %v", path, err)
-	}
-	return ctx
-}
 
 // tab is a page in the browser, and what went wrong on it.
 type tab struct {
@@ -192,7 +159,7 @@ func TestBrowser(t *testing.T) {
 	if testing.Short() {
 		t.Skip("a real browser takes its time")
 	}
-	browser := startChromium(t)
+	browser := chromium.Start(t)
 	serve := func(t *testing.T, mode Mode) (*site, string) {
 		s := newSite(t, mode)
 		c := &v1alpha1.Consolidation{}

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/e2e/proc"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/simulate"
@@ -420,7 +421,7 @@ func (b *bed) measure(ctx context.Context) (r result, err error) {
 	begun = time.Now()
 	var cpu [2]time.Duration
 	for i, e := range b.envoys {
-		cpu[i] = cpuOf(e.pid)
+		cpu[i] = proc.CPU(e.pid)
 	}
 	r.least = time.Hour
 	for end := begun.Add(b.For); time.Now().Before(end); {
@@ -428,7 +429,7 @@ func (b *bed) measure(ctx context.Context) (r result, err error) {
 			return r, err
 		}
 		for i, e := range b.envoys {
-			r.gateways[i].peak = max(r.gateways[i].peak, anonymousOf(e.pid))
+			r.gateways[i].peak = max(r.gateways[i].peak, proc.Anonymous(e.pid))
 		}
 		least, err := b.least(ctx)
 		if err != nil {
@@ -442,7 +443,7 @@ func (b *bed) measure(ctx context.Context) (r result, err error) {
 	ended := time.Now()
 	for i, e := range b.envoys {
 		g := &r.gateways[i]
-		g.cpu = cpuOf(e.pid) - cpu[i]
+		g.cpu = proc.CPU(e.pid) - cpu[i]
 		difference := func(name string) int { return int(after[i][name] - before[i][name]) }
 		g.updates, g.modified, g.rejected = difference(updated), difference(modified), difference(rejected)
 	}
@@ -523,36 +524,4 @@ func (b *bed) batches(from time.Time) (n int, err error) {
 		}
 	}
 	return n, nil
-}
-
-// cpuOf is the processor time that a process has used (proc_pid_stat(5), fields 14
-// and 15, in ticks of 10 ms).
-func cpuOf(pid int) time.Duration {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-	user, err1 := strconv.Atoi(fields[11])
-	system, err2 := strconv.Atoi(fields[12])
-	if err1 != nil || err2 != nil {
-		return 0
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond
-}
-
-// anonymousOf is RssAnon (proc_pid_status(5)) in MiB, 0 for a process that has ended.
-func anonymousOf(pid int) float64 {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(content)) {
-		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
-			if kib, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64); err == nil {
-				return kib / 1024
-			}
-		}
-	}
-	return 0
 }
