@@ -18,19 +18,25 @@ func (k *keeper) approve(ctx context.Context) (end func()) {
 	if k.o.Collector == nil {
 		return func() {} // this certherd only reports
 	}
+	end = beside(ctx, func(ctx context.Context) { k.approveUnder(ctx, k.config.Load()) })
+	return func() {
+		end()
+		k.held.Store(0)
+	}
+}
+
+// beside does something again and again in the background until ctx ends, and returns
+// what ends it, and waits for that.
+func beside(ctx context.Context, do func(context.Context)) (end func()) {
 	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for ctx.Err() == nil {
-			k.approveUnder(ctx, k.config.Load())
+			do(ctx)
 		}
 	}()
-	return func() {
-		stop()
-		<-ended
-		k.held.Store(0)
-	}
+	return func() { stop(); <-ended }
 }
 
 // retryApproving is how long after it could not approve, or was not to, it looks

@@ -27,16 +27,10 @@ func (k *keeper) listen(ctx context.Context) (end func()) {
 	if k.o.Collector == nil {
 		return func() {} // this certherd only reports
 	}
-	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			k.listenUnder(ctx)
-			wait(ctx, retryApproving)
-		}
-	}()
-	return func() { stop(); <-ended }
+	return beside(ctx, func(ctx context.Context) {
+		k.listenUnder(ctx)
+		wait(ctx, retryApproving)
+	})
 }
 
 // listenUnder listens as long as the configuration lets certificates be renewed.
