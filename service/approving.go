@@ -18,9 +18,9 @@ func (k *keeper) approve(ctx context.Context) (end func()) {
 	if k.o.Collector == nil {
 		return func() {} // this certherd only reports
 	}
-	end = beside(ctx, func(ctx context.Context) { k.approveUnder(ctx, k.config.Load()) })
+	stop := beside(ctx, func(ctx context.Context) { k.approveUnder(ctx, k.config.Load()) })
 	return func() {
-		end()
+		stop()
 		k.held.Store(0)
 	}
 }

@@ -221,10 +221,16 @@ func (s *site) start(name, url string, env ...string) *replica {
 	s.Cleanup(func() {
 		_ = r.cmd.Process.Kill()
 		<-r.ended
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		logs := r.logs
+		// What is not a line of the log is how a program crashed; the first lines say why.
+		if i := slices.IndexFunc(logs, func(l line) bool { return l.fields["no JSON"] != nil }); i >= 0 {
+			s.Errorf("%s has written what is no line of a log: %s", name, logs[i].fields["no JSON"])
+			logs = logs[:min(len(logs), i+40)]
+		}
 		if s.Failed() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			for _, l := range r.logs[max(0, len(r.logs)-60):] {
+			for _, l := range logs[max(0, len(logs)-60):] {
 				s.Log(r.name, l.Time, l.Message, l.fields)
 			}
 		}
