@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
 	"github.com/certherd/certherd/plan"
@@ -40,43 +40,19 @@ type world struct {
 	kubeconfig string
 }
 
-// running and folder are what the world has made, for TestMain to take away.
-var (
-	running *stack.Stack
-	folder  string
-)
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	code := m.Run()
-	if running != nil {
-		if err := running.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	if folder != "" {
-		os.RemoveAll(folder)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(suite.Run(m)) }
 
 var setUp = sync.OnceValues(func() (*world, error) {
+	w := &world{}
 	var err error
-	if folder, err = os.MkdirTemp("", "certherd-e2e-"); err != nil {
+	if w.certherd, err = suite.Program("certherd"); err != nil {
 		return nil, err
 	}
-	w := &world{certherd: filepath.Join(folder, "certherd"), kubeconfig: filepath.Join(folder, "kubeconfig")}
-	build := exec.Command("go", "build", "-o", w.certherd, "../cmd/certherd")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("build certherd: %w", err)
-	}
+	w.kubeconfig = filepath.Join(filepath.Dir(w.certherd), "kubeconfig")
 	ctx := context.Background()
-	if running, err = stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr}); err != nil {
+	if w.stack, err = suite.Start(stack.Options{Level: stack.Full}); err != nil {
 		return nil, err
 	}
-	w.stack = running
 	if w.admin, err = w.stack.RESTConfig(); err != nil {
 		return nil, err
 	}

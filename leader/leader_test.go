@@ -28,6 +28,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 )
 
 // The durations of the tests. Nothing depends on how fast they pass.
@@ -43,14 +44,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	code := m.Run()
-	if running != nil {
-		if err := running.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(suite.Run(m))
 }
 
 // candidate stands for election until SIGTERM. As leader it writes to a
@@ -165,7 +159,7 @@ func (p *process) signal(s os.Signal) {
 var running *stack.Stack
 
 var setUp = sync.OnceValue(func() (err error) {
-	running, err = stack.Start(context.Background(), stack.Options{Level: stack.ControlPlane, Out: os.Stderr})
+	running, err = suite.Start(stack.Options{Level: stack.ControlPlane})
 	return err
 })
 

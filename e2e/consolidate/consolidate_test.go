@@ -14,7 +14,6 @@ import (
 	"math"
 	"math/big"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +31,7 @@ import (
 	"github.com/certherd/certherd/api/v1alpha1"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 	"github.com/certherd/certherd/proposal"
 )
 
@@ -250,10 +250,8 @@ func TestServiceCarriesOut(t *testing.T) {
 	ctx := context.Background()
 	hosts := append(w.team(t, ns, 3), w.team(t, other, 3)...)
 	b, b2 := w.before(t, ns), w.before(t, other)
-	program := filepath.Join(t.TempDir(), "certherd")
-	if out, err := exec.Command("go", "build", "-o", program, "github.com/certherd/certherd/cmd/certherd").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	program, err := suite.Program("certherd")
+	must(t, err)
 	c := w.watch(hosts)
 	defer c.end()
 	var log bytes.Buffer

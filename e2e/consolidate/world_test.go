@@ -39,6 +39,7 @@ import (
 	"github.com/certherd/certherd/controller"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 	"github.com/certherd/certherd/gate"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/inventory/live"
@@ -73,14 +74,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(child())
 	}
-	code := m.Run()
-	if shared != nil {
-		if err := shared.stack.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(suite.Run(m))
 }
 
 func setUp(t *testing.T) *world {
@@ -92,7 +86,7 @@ func setUp(t *testing.T) *world {
 		return shared
 	}
 	ctx := context.Background()
-	s, err := stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr})
+	s, err := suite.Start(stack.Options{Level: stack.Full})
 	must(t, err)
 	cfg, err := s.RESTConfig()
 	must(t, err)

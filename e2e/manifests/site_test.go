@@ -39,6 +39,7 @@ import (
 
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 	"github.com/certherd/certherd/report"
 )
 
@@ -48,6 +49,8 @@ const (
 	prometheusOperator    = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
 	prometheusOperatorSum = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
 )
+
+func TestMain(m *testing.M) { os.Exit(suite.Run(m)) }
 
 // site is a cluster that certherd is installed in.
 type site struct {
@@ -65,20 +68,14 @@ func newSite(t *testing.T) *site {
 	if testing.Short() {
 		t.Skip("starts a control plane")
 	}
-	s := &site{T: t, certherd: filepath.Join(t.TempDir(), "certherd")}
-	build := exec.Command("go", "build", "-o", s.certherd, "../../cmd/certherd")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	s.must(build.Run())
+	s := &site{T: t}
 	var err error
+	s.certherd, err = suite.Program("certherd")
+	s.must(err)
 	// An API server with the feature WatchList streams what a watch begins with; one
 	// without it has to be asked for a list, which is a right of its own.
-	s.stack, err = stack.Start(t.Context(), stack.Options{Level: stack.ControlPlane, Out: os.Stderr, ExtraAPIServerArgs: []string{"--feature-gates=WatchList=false"}})
+	s.stack, err = suite.Start(stack.Options{Level: stack.ControlPlane, ExtraAPIServerArgs: []string{"--feature-gates=WatchList=false"}})
 	s.must(err)
-	t.Cleanup(func() {
-		if err := s.stack.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
 	s.admin, err = s.stack.RESTConfig()
 	s.must(err)
 	s.admin.WarningHandler = rest.NoWarnings{}

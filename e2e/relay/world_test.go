@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,7 +20,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -42,6 +40,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 )
 
 const (
@@ -54,26 +53,7 @@ const (
 
 var kIngresses = schema.GroupVersionResource{Group: "networking.internal.knative.dev", Version: "v1alpha1", Resource: "ingresses"}
 
-// running and folder are what the world has made, for TestMain to take away.
-var (
-	running *stack.Stack
-	folder  string
-)
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	code := m.Run()
-	if running != nil {
-		if err := running.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	if folder != "" {
-		os.RemoveAll(folder)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(suite.Run(m)) }
 
 // A world is a stack with a relay, and clients of it.
 type world struct {
@@ -85,22 +65,15 @@ type world struct {
 }
 
 var setUp = sync.OnceValues(func() (*world, error) {
+	w := &world{}
 	var err error
-	if folder, err = os.MkdirTemp("", "certherd-e2e-"); err != nil {
+	if w.program, err = suite.Program("certherd-relay"); err != nil {
 		return nil, err
 	}
-	program := filepath.Join(folder, "certherd-relay")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/certherd-relay")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		return nil, fmt.Errorf("build certherd-relay: %w", err)
-	}
-	ctx := context.Background()
-	if running, err = stack.Start(ctx, stack.Options{Level: stack.Full, Out: os.Stderr, Relay: program, RelayArgs: []string{"--on-demand"}}); err != nil {
+	if w.stack, err = suite.Start(stack.Options{Level: stack.Full, Relay: w.program, RelayArgs: []string{"--on-demand"}}); err != nil {
 		return nil, err
 	}
-	w := &world{stack: running, program: program}
-	config, err := running.RESTConfig()
+	config, err := w.stack.RESTConfig()
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +86,7 @@ var setUp = sync.OnceValues(func() (*world, error) {
 	if w.ca, err = newAuthority(); err != nil {
 		return nil, err
 	}
-	_, err = w.typed.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	_, err = w.typed.CoreV1().Namespaces().Create(context.Background(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
 	return w, err
 })
 

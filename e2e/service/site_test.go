@@ -6,15 +6,12 @@ package service_test
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +29,7 @@ import (
 	"github.com/certherd/certherd/config"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
+	"github.com/certherd/certherd/e2e/suite"
 )
 
 var (
@@ -50,52 +48,21 @@ type world struct {
 	program string // certherd
 }
 
-// running and folder are what the world has made, for TestMain to take away.
-var (
-	running *stack.Stack
-	folder  string
-)
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	code := m.Run()
-	if running != nil {
-		if err := running.Stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	if folder != "" {
-		os.RemoveAll(folder)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(suite.Run(m)) }
 
 var setUp = sync.OnceValues(func() (*world, error) {
-	var err error
-	if running, err = stack.Start(context.Background(), stack.Options{Level: stack.Full, Out: os.Stderr}); err != nil {
+	running, err := suite.Start(stack.Options{Level: stack.Full})
+	if err != nil {
 		return nil, err
 	}
 	return connect(running)
-})
-
-// build makes the program.
-var build = sync.OnceValues(func() (program string, err error) {
-	if folder, err = os.MkdirTemp("", "certherd-e2e-"); err != nil {
-		return "", err
-	}
-	program = filepath.Join(folder, "certherd")
-	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/certherd").CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build certherd: %w\n%s", err, out)
-	}
-	return program, nil
 })
 
 // connect is the world of a stack.
 func connect(running *stack.Stack) (*world, error) {
 	w := &world{stack: running}
 	var err error
-	if w.program, err = build(); err != nil {
+	if w.program, err = suite.Program("certherd"); err != nil {
 		return nil, err
 	}
 	if w.admin, err = w.stack.RESTConfig(); err != nil {
