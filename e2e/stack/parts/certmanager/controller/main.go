@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,10 +54,11 @@ func main() {
 	gateway := pflag.Bool("enable-gateway-api", true, "run gateway-shim, for ListenerSets, too")
 	dns01Servers := pflag.String("dns01-recursive-nameservers", "", "comma-separated host:port of the name servers for DNS-01 self checks")
 	http01Servers := pflag.String("acme-http01-solver-nameservers", "", "comma-separated host:port of the name servers for HTTP-01 self checks")
+	controllers := pflag.StringSlice("controllers", []string{"*"}, "names of the controllers to run; * is all, and -NAME all but this one")
 	pflag.Parse()
 
 	ctx := logf.NewContext(ctrl.SetupSignalHandler(), klog.Background())
-	if err := run(ctx, controller.ContextOptions{
+	if err := run(ctx, *controllers, controller.ContextOptions{
 		Kubeconfig:         *kubeconfig,
 		KubernetesAPIQPS:   200,
 		KubernetesAPIBurst: 400,
@@ -93,7 +95,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, options controller.ContextOptions) error {
+func run(ctx context.Context, controllers []string, options controller.ContextOptions) error {
 	factory, err := controller.NewContextFactory(ctx, options)
 	if err != nil {
 		return err
@@ -101,6 +103,9 @@ func run(ctx context.Context, options controller.ContextOptions) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for name, construct := range controller.Known() {
 		if (name == gateways.ControllerName || name == listenersets.ControllerName) && !options.EnableGatewayAPI {
+			continue
+		}
+		if slices.Contains(controllers, "-"+name) || !slices.Contains(controllers, "*") && !slices.Contains(controllers, name) {
 			continue
 		}
 		control, err := construct(factory)
