@@ -3,17 +3,13 @@
 package replica
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -49,30 +45,7 @@ type Set struct {
 	// Kubeconfig is that of the ServiceAccount.
 	Kubeconfig string
 
-	replicas []*process
-	mu       sync.Mutex
-	lines    []Line
-}
-
-// A Line is one of a replica's log.
-type Line struct {
-	At      time.Time
-	Replica string
-	Message string
-	Fields  map[string]any
-}
-
-// Text is a field, empty if it is not text.
-func (l Line) Text(field string) string {
-	s, _ := l.Fields[field].(string)
-	return s
-}
-
-type process struct {
-	name    string
-	cmd     *exec.Cmd
-	address string
-	ended   chan struct{}
+	replicas []*Process
 }
 
 // Start installs certherd with the right to collect, to consolidate and to renew, and
@@ -124,122 +97,56 @@ func Start(ctx context.Context, s *stack.Stack, c *scenario.Cluster, o Options) 
 }
 
 func (s *Set) start(ctx context.Context, o Options, name string) error {
-	p := &process{name: name, ended: make(chan struct{})}
-	p.cmd = exec.Command(o.Program, append([]string{"run", "--kubeconfig", s.Kubeconfig, "--namespace", Namespace, "--identity", name, "--listen", "127.0.0.1:0"}, o.Args...)...)
-	// It ends with this process, however that ends, and not by the terminal's Ctrl-C.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	out, err := p.cmd.StderrPipe()
+	cmd := exec.Command(o.Program, append([]string{"run", "--kubeconfig", s.Kubeconfig, "--namespace", Namespace, "--identity", name, "--listen", "127.0.0.1:0"}, o.Args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // the terminal's Ctrl-C is not for it
+	p, err := Run(ctx, name, cmd)
 	if err != nil {
 		return err
 	}
-	if err := p.cmd.Start(); err != nil {
-		return err
-	}
 	s.replicas = append(s.replicas, p)
-	started := make(chan string, 1)
-	go s.read(p, out, started)
-	select {
-	case p.address = <-started:
-		return nil
-	case <-p.ended:
-		return fmt.Errorf("%s has ended: %s", name, s.last(name))
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *Set) read(p *process, out io.Reader, started chan<- string) {
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		l := Line{At: time.Now(), Replica: p.name}
-		if json.Unmarshal(lines.Bytes(), &l.Fields) != nil {
-			l.Fields = map[string]any{"msg": lines.Text()}
-		}
-		l.Message = l.Text("msg")
-		s.mu.Lock()
-		s.lines = append(s.lines, l)
-		s.mu.Unlock()
-		if l.Message == "started" {
-			started <- l.Text("address")
-		}
-	}
-	_ = p.cmd.Wait() // a signal has ended it, or its log says why it has
-	close(p.ended)
-}
-
-func (s *Set) last(name string) string {
-	for _, l := range slices.Backward(s.Lines()) {
-		if l.Replica == name {
-			return fmt.Sprint(l.Fields)
-		}
-	}
-	return "it wrote no log"
+	return nil
 }
 
 // Lines are what all replicas have logged, as it came.
 func (s *Set) Lines() []Line {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.lines)
+	var all []Line
+	for _, p := range s.replicas {
+		all = append(all, p.Lines()...)
+	}
+	slices.SortStableFunc(all, func(a, b Line) int { return a.At.Compare(b.At) })
+	return all
 }
 
 // Err says which replica has ended by itself.
 func (s *Set) Err() error {
 	for _, p := range s.replicas {
-		select {
-		case <-p.ended:
-			return fmt.Errorf("%s has ended: %s", p.name, s.last(p.name))
-		default:
+		if p.Ended() {
+			return fmt.Errorf("%s has ended: %s", p.Name, p.last())
 		}
 	}
 	return nil
 }
 
 // Leader asks the replica that leads for a path, nil if none leads.
-func (s *Set) Leader(ctx context.Context, path string) ([]byte, error) {
-	for _, p := range s.replicas {
-		metrics, err := get(ctx, "http://"+p.address+"/metrics")
-		if err == nil && strings.Contains(string(metrics), "\ncertherd_leader 1\n") {
-			return get(ctx, "http://"+p.address+path)
-		}
+func (s *Set) Leader(path string) ([]byte, error) {
+	i := slices.IndexFunc(s.replicas, (*Process).Leads)
+	if i < 0 {
+		return nil, nil
 	}
-	return nil, nil
+	code, text := s.replicas[i].Get(path)
+	if code != http.StatusOK {
+		return nil, fmt.Errorf("%s of %s: status %d", path, s.replicas[i].Name, code)
+	}
+	return text, nil
 }
 
-func get(ctx context.Context, url string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s", url, answer.Status)
-	}
-	return io.ReadAll(answer.Body)
-}
-
-// Stop ends the replicas as a kubelet does: SIGTERM, and SIGKILL after 30 s.
+// Stop ends the replicas as a kubelet does.
 func (s *Set) Stop() error {
-	for _, p := range s.replicas {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	errs := make([]error, len(s.replicas))
+	var all sync.WaitGroup
+	for i, p := range s.replicas {
+		all.Go(func() { errs[i] = p.End() })
 	}
-	patience := time.After(30 * time.Second)
-	var errs []error
-	for _, p := range s.replicas {
-		select {
-		case <-p.ended:
-		case <-patience:
-			_ = p.cmd.Process.Kill()
-			<-p.ended
-			errs = append(errs, fmt.Errorf("%s did not end in 30 s", p.name))
-		}
-	}
+	all.Wait()
 	return errors.Join(errs...)
 }

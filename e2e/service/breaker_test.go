@@ -1,6 +1,7 @@
 package service_test
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -38,6 +39,19 @@ func (w *world) leftOver(t *testing.T, namespace, name, certificate string) {
 	}, time.Now().Add(time.Hour), host); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// retireLongAgo marks a Secret as certherd does, and as if its grace period had ended.
+func (w *world) retireLongAgo(ctx context.Context, namespace, name string) error {
+	secrets := w.cluster.Typed.CoreV1().Secrets(namespace)
+	x, err := secrets.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	at := x.CreationTimestamp.UTC().Format(time.RFC3339)
+	_, err = secrets.Patch(ctx, name, types.MergePatchType,
+		fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q,%q:%q,%q:%q}}}`, plan.RetiredReason, plan.OrphanedSecret, plan.RetiredAt, at, plan.DeleteAfter, at), metav1.PatchOptions{})
+	return err
 }
 
 // retired is how many Secrets of a namespace are marked.
@@ -150,9 +164,9 @@ func TestGatewaysThatBecomeWorse(t *testing.T) {
 			return none
 		}
 	}
-	stopped := func(r *replica, why ...string) {
+	stopped := func(r *process, why ...string) {
 		t.Helper()
-		s.await(r.name+" to stop", func() bool { return r.metric("certherd_stopped") == 1 })
+		s.await(r.Name+" to stop", func() bool { return r.Metric("certherd_stopped") == 1 })
 		list := s.approve("--list")
 		for _, part := range why {
 			if !strings.Contains(list, part) {
@@ -178,7 +192,7 @@ func TestGatewaysThatBecomeWorse(t *testing.T) {
 
 	// The next leader keeps to it.
 	b, behindB := s.startBehind("worse-1", nil)
-	a.kill()
+	a.Kill()
 	s.leader(b)
 	stopped(b)
 	b.rounds(2)
@@ -207,7 +221,7 @@ func TestGatewaysThatBecomeWorse(t *testing.T) {
 	behindB.fail(atFirst(killedAfter))
 	c, _ := s.startBehind("worse-2", nil)
 	s.approve("--resume", "--reason", "the Secret is back")
-	s.await("the end of "+b.name, b.ends)
+	s.await("the end of "+b.Name, b.Ended)
 	s.leader(c)
 	stopped(c, "envoy_listener_manager_lds_update_rejected")
 	if n := s.retired(team); n != 2 {
@@ -217,7 +231,7 @@ func TestGatewaysThatBecomeWorse(t *testing.T) {
 	// It goes on when that is mended, too.
 	merge(good.Data[corev1.TLSCertKey], good.Data[corev1.TLSPrivateKeyKey])
 	s.approve("--resume", "--reason", "the certificate is good again")
-	s.await("it not to be stopped", func() bool { return c.metric("certherd_stopped") == 0 })
+	s.await("it not to be stopped", func() bool { return c.Metric("certherd_stopped") == 0 })
 	s.leftOver(t, team, "third-7f3", "third")
 	s.await("what is left to be retired", func() bool { return s.retired(team) == 3 })
 	history, err := exec.Command(s.program, "history", "--kubeconfig", s.stack.Kubeconfig, "--certherd-namespace", s.home).CombinedOutput()
@@ -227,6 +241,6 @@ func TestGatewaysThatBecomeWorse(t *testing.T) {
 			t.Errorf("%q is not in the history:\n%s", part, history)
 		}
 	}
-	c.kill()
+	c.Kill()
 	s.drop(team)
 }

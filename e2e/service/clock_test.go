@@ -174,7 +174,7 @@ func TestClockJumps(t *testing.T) {
 	// So late that it is skipped.
 	orphaned("third-7f3")
 	ahead += 105 * time.Minute
-	skipped := func() int { return len(a.said("round skipped")) + len(b.said("round skipped")) }
+	skipped := func() int { return len(a.Said("round skipped")) + len(b.Said("round skipped")) }
 	set(ahead)
 	s.await("the missed round to be skipped", func() bool { return skipped() > 0 })
 	s.leader(a, b).rounds(2)
@@ -189,10 +189,10 @@ func TestClockJumps(t *testing.T) {
 	ahead += 61 * time.Minute
 	set(ahead)
 	s.await("a round that would delete", func() bool {
-		for _, r := range []*replica{a, b} {
-			for _, l := range r.said("step") {
-				why, _ := l.fields["why"].(string)
-				if l.fields["action"] == "delete" && strings.Contains(why, "apart") {
+		for _, r := range []*process{a, b} {
+			for _, l := range r.Said("step") {
+				why, _ := l.Fields["why"].(string)
+				if l.Fields["action"] == "delete" && strings.Contains(why, "apart") {
 					return true
 				}
 			}
@@ -213,11 +213,11 @@ func TestClockJumps(t *testing.T) {
 	// The leader's clock alone.
 	for i := range 3 {
 		leader := s.leader(a, b)
-		mine := map[*replica]watchOf{a: clockA, b: clockB}[leader]
-		terms := len(leader.said("leading no more"))
+		mine := map[*process]watchOf{a: clockA, b: clockB}[leader]
+		terms := len(leader.Said("leading no more"))
 		by := []time.Duration{time.Hour, 24 * time.Hour, 10 * time.Minute}[i]
 		mine.set(by)
-		s.await("the end of a term after a jump of "+by.String(), func() bool { return len(leader.said("leading no more")) > terms })
+		s.await("the end of a term after a jump of "+by.String(), func() bool { return len(leader.Said("leading no more")) > terms })
 		s.leader(a, b).rounds(1)
 		mine.set(0)
 		s.leader(a, b).rounds(1)
@@ -225,7 +225,7 @@ func TestClockJumps(t *testing.T) {
 	for _, name := range []string{"first-7f3", "second-7f3", "third-7f3", "fourth-7f3"} {
 		secretThere(name)
 	}
-	writes, _ := s.audit(a.name, b.name)
+	writes, _ := s.audit(a.Name, b.Name)
 	s.onlyTheHolderWrites(writes)
 	for _, w := range writes {
 		if w.resource == "secrets" && w.verb == "delete" {

@@ -86,15 +86,15 @@ func TestConfigurationGoesAway(t *testing.T) {
 			return err
 		}, true},
 	} {
-		said := func() int { return len(r.said("configuration refused", "configuration taken over")) }
-		rounds := func() int { return len(r.said("round finished")) }
+		said := func() int { return len(r.Said("configuration refused", "configuration taken over")) }
+		rounds := func() int { return len(r.Said("round finished")) }
 		before, finished := 0, 0
 		p.happen = func() {
 			before, finished = said(), rounds()
 			if err := c.do(); err != nil {
 				t.Error(err)
 			}
-			s.await(fmt.Sprintf("%s to hear that the configuration is %s", r.name, c.what), func() bool { return said() > before })
+			s.await(fmt.Sprintf("%s to hear that the configuration is %s", r.Name, c.what), func() bool { return said() > before })
 		}
 		tooOld.Store(2)
 		p.CloseClientConnections()
@@ -106,7 +106,7 @@ func TestConfigurationGoesAway(t *testing.T) {
 		if c.stays {
 			s.await("what was begun to be finished", func() bool { return marked(name) })
 			s.await("an Event", func() bool { return s.event("ConfigurationRefused") })
-			s.await("certherd_config_valid 0", func() bool { return r.metric("certherd_config_valid") == 0 })
+			s.await("certherd_config_valid 0", func() bool { return r.Metric("certherd_config_valid") == 0 })
 			continue
 		}
 		s.await("the look that the configuration asks for", func() bool { return rounds() >= finished+2 })
@@ -114,20 +114,20 @@ func TestConfigurationGoesAway(t *testing.T) {
 			t.Errorf("%s: %s was retired nevertheless", c.what, name)
 		}
 		s.await("the put-off step to be said", func() bool {
-			for _, l := range r.said("step") {
-				why, _ := l.fields["why"].(string)
-				if l.fields["result"] == "later" && strings.Contains(why, "configuration was changed") && strings.HasSuffix(l.fields["object"].(string), "/"+name) {
+			for _, l := range r.Said("step") {
+				why, _ := l.Fields["why"].(string)
+				if l.Fields["result"] == "later" && strings.Contains(why, "configuration was changed") && strings.HasSuffix(l.Fields["object"].(string), "/"+name) {
 					return true
 				}
 			}
 			return false
 		})
-		s.await("certherd_config_valid 1", func() bool { return r.metric("certherd_config_valid") == 1 })
+		s.await("certherd_config_valid 1", func() bool { return r.Metric("certherd_config_valid") == 1 })
 	}
 	// The last good one is still in force.
 	for _, name := range names {
 		s.await("everything to be done in the end", func() bool { return gone(name) && marked(name) })
 	}
-	r.kill()
+	r.Kill()
 	s.drop(team)
 }

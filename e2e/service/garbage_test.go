@@ -65,6 +65,7 @@ func TestExactlyTheGarbageGoes(t *testing.T) {
 		return n >= 0 && number(t, x.Name)*len(doomed)+n < 2*each
 	}
 	s.must(s.cluster.Namespaces(ctx, all...))
+	s.selector()
 	begun := time.Now()
 	var list []scenario.Service
 	for _, ns := range all {
@@ -121,7 +122,7 @@ func TestExactlyTheGarbageGoes(t *testing.T) {
 	// Everything else is to be as it was, to the last field.
 	before := s.everything()
 	s.await("everything to be at rest", func() bool {
-		time.Sleep(2 * time.Second)
+		time.Sleep(5 * time.Second)
 		was := before
 		before = s.everything()
 		return maps.Equal(was, before)
@@ -183,7 +184,7 @@ func TestExactlyTheGarbageGoes(t *testing.T) {
 			want["delete certificates.networking.internal.knative.dev "+name] = 1
 		}
 	}
-	writes, _ := s.audit(a.name, b.name)
+	writes, _ := s.audit(a.Name, b.Name)
 	s.onlyTheHolderWrites(writes)
 	got := map[string]int{}
 	for _, w := range writes {
@@ -215,9 +216,9 @@ func TestExactlyTheGarbageGoes(t *testing.T) {
 	case len(acting) != 2, acting[0]["retire"] != len(garbage), acting[0]["delete"] != len(superseded), acting[0]["delete Secret"] != 0, acting[1]["delete Secret"] != len(garbage):
 		t.Errorf("not two rounds: %v", acting)
 	}
-	for _, r := range []*replica{a, b} {
-		if n := r.metric(`certherd_round_total{result="failed"}`); n > 0 {
-			t.Errorf("%v rounds of %s have failed", n, r.name)
+	for _, r := range []*process{a, b} {
+		if n := r.Metric(`certherd_round_total{result="failed"}`); n > 0 {
+			t.Errorf("%v rounds of %s have failed", n, r.Name)
 		}
 	}
 	s.drop(all...)
@@ -247,21 +248,23 @@ func (s *site) routeSecrets(namespace string) map[string]bool {
 	return out
 }
 
-// selectWildcard has Knative itself make a wildcard for a namespace.
+// selector has Knative itself make a wildcard for each namespace with a label. No
+// namespace has it yet: a change of this ConfigMap lets every Route be looked at again,
+// and none is to see a wildcard that is not Ready.
+func (s *site) selector() {
+	s.Helper()
+	_, err := s.cluster.Typed.CoreV1().ConfigMaps("knative-serving").Patch(s.Context(), "config-network", types.MergePatchType,
+		[]byte(`{"data":{"namespace-wildcard-cert-selector":"matchLabels: {wildcard: \"yes\"}"}}`), metav1.PatchOptions{})
+	s.must(err)
+}
+
+// selectWildcard gives a namespace the label, and moves its Routes to the wildcard once
+// it is Ready.
 func (s *site) selectWildcard(namespace string) {
 	s.Helper()
 	ctx := s.Context()
 	core := s.cluster.Typed.CoreV1()
-	merge := func(selector string) []byte {
-		return fmt.Appendf(nil, `{"data":{"namespace-wildcard-cert-selector":%q}}`, selector)
-	}
-	// The wildcard is to be Ready before any Route sees it, so the namespace gets
-	// its label while no Route has a reason to be looked at again: a change of this
-	// ConfigMap is such a reason.
-	_, err := core.ConfigMaps("knative-serving").Patch(ctx, "config-network", types.MergePatchType, merge("matchLabels: {wildcard: \"yes\"}"), metav1.PatchOptions{})
-	s.must(err)
-	time.Sleep(5 * time.Second)
-	_, err = core.Namespaces().Patch(ctx, namespace, types.MergePatchType, []byte(`{"metadata":{"labels":{"wildcard":"yes"}}}`), metav1.PatchOptions{})
+	_, err := core.Namespaces().Patch(ctx, namespace, types.MergePatchType, []byte(`{"metadata":{"labels":{"wildcard":"yes"}}}`), metav1.PatchOptions{})
 	s.must(err)
 	wildcard := namespace + "." + stack.Domain
 	s.await("Knative's wildcard for "+namespace, func() bool {
@@ -348,16 +351,16 @@ func (s *site) secretsOf(namespaces ...string) map[string]*corev1.Secret {
 
 // acting are the rounds of a replica that carried something out, with the number
 // of steps that were done: by action, where Secrets are told from others.
-func (s *site) acting(r *replica) []map[string]int {
+func (s *site) acting(r *process) []map[string]int {
 	var out []map[string]int
 	round := map[string]int{}
-	for _, l := range r.said("step", "round finished") {
+	for _, l := range r.Said("step", "round finished") {
 		if l.Message == "step" {
-			what := l.fields["action"].(string)
-			if what == "delete" && strings.HasPrefix(l.fields["object"].(string), "Secret/") {
+			what := l.Fields["action"].(string)
+			if what == "delete" && strings.HasPrefix(l.Fields["object"].(string), "Secret/") {
 				what = "delete Secret"
 			}
-			if l.fields["result"] == "done" {
+			if l.Fields["result"] == "done" {
 				round[what]++
 			}
 			continue
@@ -372,12 +375,12 @@ func (s *site) acting(r *replica) []map[string]int {
 
 // putOff says why a round of a replica has left something to a later one, or has
 // not taken up what another one had left; empty when none has.
-func (s *site) putOff(r *replica) string {
-	for _, l := range r.said("step", "round finished") {
-		if why, _ := l.fields["why"].(string); l.fields["result"] == "later" && !strings.Contains(why, "a later round deletes it") {
+func (s *site) putOff(r *process) string {
+	for _, l := range r.Said("step", "round finished") {
+		if why, _ := l.Fields["why"].(string); l.Fields["result"] == "later" && !strings.Contains(why, "a later round deletes it") {
 			return why
 		}
-		if d, _ := l.fields["duration"].(float64); d > 24 {
+		if d, _ := l.Fields["duration"].(float64); d > 24 {
 			return fmt.Sprintf("one took %.0f s", d)
 		}
 	}

@@ -4,12 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"sync"
+	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/certherd/certherd/report"
 )
 
 // poller makes TLS handshakes with the gateway for hosts all the time, one after
@@ -111,4 +116,39 @@ func (p *poller) end() {
 	if len(p.failures) > 0 {
 		p.s.Errorf("%d handshakes failed", len(p.failures))
 	}
+}
+
+// TestGatewayIsMeasured: what the gateway itself says of its memory is what its
+// prediction starts from, for as long as it can be asked.
+func TestGatewayIsMeasured(t *testing.T) {
+	s := newSite(t, "measures-certherd")
+	configure := func(page string) {
+		s.configure(fmt.Sprintf("gc: {schedule: \"@every 10s\"}\nbreaker: {gateways: [%q], pods: []}\n", page))
+	}
+	reported := func(a *process, basis string) (g report.Gateway) {
+		t.Helper()
+		s.await("a report of a gateway with the basis "+basis, func() bool {
+			var r report.Report
+			code, text := a.Get("/report.json")
+			if code != http.StatusOK || json.Unmarshal([]byte(text), &r) != nil || len(r.Gateways) != 1 {
+				return false
+			}
+			g = r.Gateways[0]
+			return g.Basis == basis
+		})
+		return g
+	}
+	configure("http://" + s.stack.EnvoyAdmin + "/stats/prometheus")
+	s.args = patient
+	a := s.start("measures-0", "")
+	g := reported(a, report.BasisMeasured)
+	t.Log(g.BasisNote)
+	if g.Measured == nil || g.Measured.Envoys != 1 || g.Measured.AllocatedMiB <= 0 || g.Measured.ResidentMiB <= 0 {
+		t.Errorf("measured: %+v", g.Measured)
+	}
+	configure("http://127.0.0.1:1/stats/prometheus")
+	if g := reported(a, report.BasisModel); g.Measured != nil {
+		t.Errorf("measured at a port that nobody listens on: %+v", g.Measured)
+	}
+	s.configure("")
 }

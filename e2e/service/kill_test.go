@@ -11,13 +11,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/certherd/certherd/apply"
 	"github.com/certherd/certherd/e2e/stack"
@@ -33,22 +31,7 @@ const abreast = 9
 // their controllers: nothing is written there but what the test and certherd write.
 func bare(t *testing.T) *world {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("starts a control plane")
-	}
-	running, err := stack.Start(t.Context(), stack.Options{Level: stack.ControlPlane, Out: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := running.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	w, err := connect(running)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := own(t, stack.Options{Level: stack.ControlPlane})
 	for _, x := range []struct{ module, pattern string }{
 		{"github.com/cert-manager/cert-manager", "deploy/crds/*.yaml"},
 		{"knative.dev/networking", "config/certificate.yaml"},
@@ -172,13 +155,8 @@ func (w *world) fate(t *testing.T, nth int) *fated {
 	for name, certificate := range map[string]string{"wild": "wild", "web-7f3": "web-7f3", "svc-7f3-tls": "svc-7f3", "free-7f3": "gone", "left-7f3": "left", "back-7f3": "back"} {
 		w.leftOver(t, d.team, name, certificate)
 	}
-	for _, name := range []string{"left-7f3", "back-7f3"} { // whose grace period has ended
-		x, err := w.cluster.Typed.CoreV1().Secrets(d.team).Get(ctx, name, metav1.GetOptions{})
-		d.must(err)
-		at := x.CreationTimestamp.UTC().Format(time.RFC3339)
-		_, err = w.cluster.Typed.CoreV1().Secrets(d.team).Patch(ctx, name, types.MergePatchType,
-			fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q,%q:%q,%q:%q}}}`, plan.RetiredReason, plan.OrphanedSecret, plan.RetiredAt, at, plan.DeleteAfter, at), metav1.PatchOptions{})
-		d.must(err)
+	for _, name := range []string{"left-7f3", "back-7f3"} {
+		d.must(w.retireLongAgo(ctx, d.team, name))
 	}
 	d.configure(collectAll)
 	return d
@@ -276,7 +254,7 @@ func (d *fated) once() {
 	}
 	var users []string
 	for _, r := range d.replicas {
-		users = append(users, r.name)
+		users = append(users, r.Name)
 	}
 	all, _ := d.audit(users...)
 	d.onlyTheHolderWrites(all)
@@ -330,10 +308,10 @@ func TestLeaderKilledAtEveryWrite(t *testing.T) {
 			d.mu.Unlock()
 			dead := 0
 			for _, r := range d.replicas {
-				if r.ends() {
+				if r.Ended() {
 					dead++
 				} else {
-					r.kill()
+					r.Kill()
 				}
 			}
 			switch {

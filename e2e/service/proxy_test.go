@@ -27,7 +27,7 @@ type proxy struct {
 	mu     sync.Mutex
 	decide func(*http.Request) fault
 	faults map[fault]int // that took place
-	victim chan *replica // whom a killing fault ends; has one element
+	victim chan *process // whom a killing fault ends; has one element
 	happen func()        // set before a fault can have it take place
 }
 
@@ -61,7 +61,7 @@ func (s *site) proxy() *proxy {
 	s.must(err)
 	target, err := url.Parse(s.admin.Host)
 	s.must(err)
-	p := &proxy{faults: map[fault]int{}, victim: make(chan *replica, 1)}
+	p := &proxy{faults: map[fault]int{}, victim: make(chan *process, 1)}
 	pass := &httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
 		Transport:     transport,
@@ -111,9 +111,7 @@ func (s *site) proxy() *proxy {
 			if f == killedAfter {
 				pass.ServeHTTP(discard{http.Header{}}, r.WithContext(context.WithoutCancel(r.Context())))
 			}
-			victim := <-p.victim
-			_ = victim.cmd.Process.Kill()
-			<-victim.ended
+			(<-p.victim).Kill()
 			panic(http.ErrAbortHandler)
 		case half:
 			pass.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), halfKey{}, true)))
@@ -130,7 +128,7 @@ func (s *site) proxy() *proxy {
 
 // startBehind runs a replica that finds the API server at a proxy of its own, which
 // fails from the beginning.
-func (s *site) startBehind(name string, decide func(*http.Request) fault) (*replica, *proxy) {
+func (s *site) startBehind(name string, decide func(*http.Request) fault) (*process, *proxy) {
 	s.Helper()
 	p := s.proxy()
 	p.fail(decide)

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -28,6 +29,7 @@ import (
 
 	carrylive "github.com/certherd/certherd/carry/live"
 	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/e2e/replica"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/inventory"
 	"github.com/certherd/certherd/plan"
@@ -141,8 +143,8 @@ func TestRenewals(t *testing.T) {
 	}
 	s.configure(configuration("enforce"))
 	a := s.start("renews-a", "")
-	s.await("the first certificate to be triggered", func() bool { return len(a.said("step")) > 0 })
-	a.kill()
+	s.await("the first certificate to be triggered", func() bool { return len(a.Said("step")) > 0 })
+	a.Kill()
 	b := s.start("renews-b", "")
 	s.leader(b)
 	b.rounds(1)
@@ -171,7 +173,7 @@ func TestRenewals(t *testing.T) {
 	t.Logf("%d of %d were issued again, as the leader was killed in the midst of it", issued, all)
 
 	s.configure(configuration("propose"))
-	s.await("a batch to wait for a person", func() bool { return b.metric("certherd_changes_waiting") == 1 })
+	s.await("a batch to wait for a person", func() bool { return b.Metric("certherd_changes_waiting") == 1 })
 	// In the middle of a batch that is held: a first certificate, and one whose Secret is lost.
 	s.serve(ns, "new")
 	s.must(s.cluster.Typed.CoreV1().Secrets(ns).Delete(t.Context(), "web-00", metav1.DeleteOptions{}))
@@ -185,7 +187,7 @@ func TestRenewals(t *testing.T) {
 	})
 	t.Logf("urgent certificates were issued in %s, while a batch was held", time.Since(began).Round(100*time.Millisecond))
 	s.await("the update past the budget to be counted", func() bool {
-		return slices.ContainsFunc(b.said("update"), func(l line) bool { return l.fields["lane"] == "urgent" })
+		return slices.ContainsFunc(b.Said("update"), func(l replica.Line) bool { return l.Fields["lane"] == "urgent" })
 	})
 	asked := map[string]int{"web-01": 1}
 	for name, n := range s.triggers("renews-b") {
@@ -194,10 +196,10 @@ func TestRenewals(t *testing.T) {
 		}
 	}
 	// The batch is one of other objects by now. The next report has it.
-	finished := len(b.said("round finished"))
+	finished := len(b.Said("round finished"))
 	s.configure(configuration("propose") + "approvalLifetime: 100h\n")
-	s.await("another round", func() bool { return len(b.said("round finished")) > finished })
-	s.await("the batch to wait for a person", func() bool { return b.metric("certherd_changes_waiting") == 1 })
+	s.await("another round", func() bool { return len(b.Said("round finished")) > finished })
+	s.await("the batch to wait for a person", func() bool { return b.Metric("certherd_changes_waiting") == 1 })
 	held, _ := s.revisions(ns)
 	out, err := exec.CommandContext(t.Context(), s.program, "approve", "--all", "--kubeconfig", s.stack.Kubeconfig, "--certherd-namespace", home).CombinedOutput()
 	if err != nil {
@@ -210,7 +212,7 @@ func TestRenewals(t *testing.T) {
 		}
 		return ok
 	})
-	s.await("the batch to be told", func() bool { return len(b.said("certificates renewed together")) > 0 })
+	s.await("the batch to be told", func() bool { return len(b.Said("certificates renewed together")) > 0 })
 	last, _ := s.revisions(ns)
 	for name, n := range s.triggers("renews-b") {
 		if n > 1+asked[name] || last[name] != held[name]+1 {
@@ -218,7 +220,7 @@ func TestRenewals(t *testing.T) {
 		}
 	}
 	s.configure("") // others need not wait for it
-	if n := len(b.said("certificates renewed together")); n != 1 {
+	if n := len(b.Said("certificates renewed together")); n != 1 {
 		t.Errorf("%d batches, want 1", n)
 	}
 }
@@ -234,6 +236,13 @@ func (s *site) as(user string, rights []rbacv1.PolicyRule) *rest.Config {
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
 	}, metav1.CreateOptions{})
 	s.must(err)
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user}}
+	resource, sub, _ := strings.Cut(rights[0].Resources[0], "/")
+	review.Spec.ResourceAttributes = &authorizationv1.ResourceAttributes{Verb: rights[0].Verbs[0], Group: rights[0].APIGroups[0], Resource: resource, Subresource: sub}
+	s.await("the authorizer to have heard of the rights of "+user, func() bool {
+		r, err := s.cluster.Typed.AuthorizationV1().SubjectAccessReviews().Create(s.Context(), review, metav1.CreateOptions{})
+		return err == nil && r.Status.Allowed
+	})
 	c := rest.CopyConfig(s.admin)
 	c.Impersonate = rest.ImpersonationConfig{UserName: user}
 	return c

@@ -6,14 +6,13 @@ package service_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +26,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/e2e/replica"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/e2e/suite"
@@ -58,6 +58,29 @@ var setUp = sync.OnceValues(func() (*world, error) {
 	return connect(running)
 })
 
+// own is the world of a stack that one test has for itself.
+func own(t *testing.T, o stack.Options) *world {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a stack")
+	}
+	o.Out = os.Stderr
+	running, err := stack.Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := running.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	w, err := connect(running)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
 // connect is the world of a stack.
 func connect(running *stack.Stack) (*world, error) {
 	w := &world{stack: running}
@@ -80,7 +103,7 @@ type site struct {
 	home     string
 	program  string
 	args     []string // further ones of each replica
-	replicas []*replica
+	replicas []*process
 }
 
 func newSite(t *testing.T, home string) *site {
@@ -142,22 +165,10 @@ func (s *site) configure(text string) {
 	})
 }
 
-// replica is a running `certherd run`.
-type replica struct {
-	s       *site
-	name    string
-	cmd     *exec.Cmd
-	address string
-
-	mu    sync.Mutex
-	logs  []line
-	ended chan struct{}
-}
-
-// line is one of a replica's log.
-type line struct {
-	Time, Message string
-	fields        map[string]any
+// process is a running `certherd run` of a site.
+type process struct {
+	*replica.Process
+	s *site
 }
 
 // patient are arguments for leaders that keep their term on a machine that is very
@@ -167,137 +178,53 @@ var patient = []string{"--lease-duration", "12s", "--renew-deadline", "10s", "--
 // start runs a replica that finds the API server at a URL, or at its own
 // address when that is empty. Its identity is also the user that the API server's
 // audit log knows it by.
-func (s *site) start(name, url string, env ...string) *replica {
+func (s *site) start(name, url string, env ...string) *process {
 	s.Helper()
-	r := &replica{s: s, name: name, ended: make(chan struct{})}
 	args := []string{"run", "--kubeconfig", s.stack.Kubeconfig, "--namespace", s.home, "--identity", name, "--as", name, "--as-group", "system:masters",
 		"--listen", "127.0.0.1:0", "--lease-duration", "4s", "--renew-deadline", "2500ms", "--retry-period", "500ms", "--pprof"}
 	if url != "" {
 		args = append(args, "--server", url)
 	}
 	args = append(args, s.args...)
-	r.cmd = exec.Command(s.program, args...)
-	r.cmd.Env = append(os.Environ(), env...)
-	// It ends with this process, however that ends.
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := r.cmd.StderrPipe()
-	s.must(err)
-	s.must(r.cmd.Start())
-	go r.read(out)
-	s.replicas = append(s.replicas, r)
+	cmd := exec.Command(s.program, args...)
+	cmd.Env = append(os.Environ(), env...)
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	p, err := replica.Run(ctx, name, cmd)
 	s.Cleanup(func() {
-		_ = r.cmd.Process.Kill()
-		<-r.ended
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		logs := r.logs
-		// What is not a line of the log is how a program crashed; the first lines say why.
-		if i := slices.IndexFunc(logs, func(l line) bool { return l.fields["no JSON"] != nil }); i >= 0 {
-			s.Errorf("%s has written what is no line of a log: %s", name, logs[i].fields["no JSON"])
-			logs = logs[:min(len(logs), i+40)]
+		p.Kill()
+		lines := p.Lines()
+		lines = lines[max(0, len(lines)-60):]
+		if crash := p.Crash(); crash != nil {
+			s.Errorf("%s has written what is no line of a log: %s", name, crash[0].Message)
+			lines = crash[:min(len(crash), 40)] // the first lines say why
 		}
 		if s.Failed() {
-			for _, l := range logs[max(0, len(logs)-60):] {
-				s.Log(r.name, l.Time, l.Message, l.fields)
+			for _, l := range lines {
+				s.Log(name, l.Text("time"), l.Message, l.Fields)
 			}
 		}
 	})
-	s.await(name+" has started", func() bool {
-		for _, l := range r.said("started") {
-			r.address, _ = l.fields["address"].(string)
-		}
-		return r.address != ""
-	})
-	return r
-}
-
-func (r *replica) read(out io.Reader) {
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		l := line{}
-		if json.Unmarshal(lines.Bytes(), &l.fields) != nil {
-			l.fields = map[string]any{"no JSON": lines.Text()}
-		}
-		l.Time, _ = l.fields["time"].(string)
-		l.Message, _ = l.fields["msg"].(string)
-		r.mu.Lock()
-		r.logs = append(r.logs, l)
-		r.mu.Unlock()
-	}
-	_ = r.cmd.Wait()
-	close(r.ended)
-}
-
-// said are the lines of the log with one of the messages.
-func (r *replica) said(messages ...string) []line {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var out []line
-	for _, l := range r.logs {
-		if slices.Contains(messages, l.Message) {
-			out = append(out, l)
-		}
-	}
-	return out
-}
-
-func (r *replica) signal(sig syscall.Signal) {
-	r.s.Helper()
-	r.s.must(r.cmd.Process.Signal(sig))
-}
-
-// kill ends the process as kill -9 does, whatever it is doing.
-func (r *replica) kill() {
-	r.signal(syscall.SIGKILL)
-	<-r.ended
+	s.must(err)
+	p.Client.Timeout = client.Timeout
+	s.replicas = append(s.replicas, &process{p, s})
+	return s.replicas[len(s.replicas)-1]
 }
 
 // client gives up soon: a stopped process answers nothing.
 var client = &http.Client{Timeout: 3 * time.Second}
 
-func (r *replica) get(path string) (int, string) {
-	x, err := client.Get("http://" + r.address + path)
-	if err != nil {
-		return 0, ""
-	}
-	defer x.Body.Close()
-	b, err := io.ReadAll(x.Body)
-	if err != nil {
-		return 0, ""
-	}
-	return x.StatusCode, string(b)
-}
-
-// metric is the value of one sample, -1 if there is none.
-func (r *replica) metric(sample string) float64 {
-	_, text := r.get("/metrics")
-	for l := range strings.Lines(text) {
-		if v, ok := strings.CutPrefix(l, sample+" "); ok {
-			x, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			r.s.must(err)
-			return x
-		}
-	}
-	return -1
-}
-
-func (r *replica) leads() bool { return r.metric("certherd_leader") == 1 }
-func (r *replica) ends() bool {
-	select {
-	case <-r.ended:
-		return true
-	default:
-		return false
-	}
+func (p *process) signal(sig syscall.Signal) {
+	p.s.Helper()
+	p.s.must(p.Signal(sig))
 }
 
 // leader waits until one of some replicas leads, and returns it.
-func (s *site) leader(of ...*replica) *replica {
+func (s *site) leader(of ...*process) *process {
 	s.Helper()
-	var found *replica
+	var found *process
 	s.await("somebody leads", func() bool {
-		i := slices.IndexFunc(of, (*replica).leads)
+		i := slices.IndexFunc(of, func(p *process) bool { return p.Leads() })
 		if i >= 0 {
 			found = of[i]
 		}
@@ -307,11 +234,11 @@ func (s *site) leader(of ...*replica) *replica {
 }
 
 // rounds waits for n more looks of a replica.
-func (r *replica) rounds(n int) {
+func (r *process) rounds(n int) {
 	r.s.Helper()
 	for range n {
-		last := len(r.said("round finished"))
-		r.s.await("another round of "+r.name, func() bool { return len(r.said("round finished")) > last })
+		last := len(r.Said("round finished"))
+		r.s.await("another round of "+r.Name, func() bool { return len(r.Said("round finished")) > last })
 	}
 }
 

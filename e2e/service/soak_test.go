@@ -552,14 +552,14 @@ func (u usage) String() string {
 	return fmt.Sprintf("heap %.1f MiB, resident %.1f MiB, %g goroutines", u.heapMiB, u.residentMiB, u.goroutines)
 }
 
-func (r *replica) usage() usage {
+func (r *process) usage() usage {
 	r.s.Helper()
 	for range 2 { // the second collects what the first has freed
-		r.s.await("a heap profile of "+r.name, func() bool { code, _ := r.get("/debug/pprof/heap?gc=1"); return code == 200 })
+		r.s.await("a heap profile of "+r.Name, func() bool { code, _ := r.Get("/debug/pprof/heap?gc=1"); return code == 200 })
 	}
 	value := func(sample string) (v float64) {
 		r.s.Helper()
-		r.s.await(sample+" of "+r.name, func() bool { v = r.metric(sample); return v >= 0 })
+		r.s.await(sample+" of "+r.Name, func() bool { v = r.Metric(sample); return v >= 0 })
 		return v
 	}
 	return usage{value("go_memstats_heap_inuse_bytes") / (1 << 20), value("process_resident_memory_bytes") / (1 << 20), value("go_goroutines")}
@@ -568,7 +568,7 @@ func (r *replica) usage() usage {
 // killAtWrite kills a replica as soon as it writes anything but its Lease: before
 // the API server has it, or after. One that writes nothing is killed after a
 // while.
-func (b *books) killAtWrite(r *replica, p *proxy, after bool) {
+func (b *books) killAtWrite(r *process, p *proxy, after bool) {
 	writes := make(chan struct{})
 	var once sync.Once
 	p.fail(func(q *http.Request) fault {
@@ -585,7 +585,7 @@ func (b *books) killAtWrite(r *replica, p *proxy, after bool) {
 	case <-writes:
 	case <-time.After(15 * time.Second):
 	}
-	r.kill()
+	r.Kill()
 }
 
 // TestSoak makes and deletes things at random, and has the leader change all the
@@ -603,8 +603,8 @@ func TestSoak(t *testing.T) {
 
 	// Two replicas last, so that what they need can be compared. The third is ended
 	// whenever it leads.
-	proxies := map[*replica]*proxy{}
-	begin := func(name string) *replica {
+	proxies := map[*process]*proxy{}
+	begin := func(name string) *process {
 		p := s.proxy()
 		r := s.start(name, p.URL)
 		proxies[r] = p
@@ -613,13 +613,13 @@ func TestSoak(t *testing.T) {
 	defer func() { // also when something else has failed
 		users := []string{}
 		for _, r := range s.replicas {
-			users = append(users, r.name)
+			users = append(users, r.Name)
 		}
 		writes, looks := s.audit(users...)
 		b.check(writes, looks)
 		s.onlyTheHolderWrites(writes)
 	}()
-	lasting := []*replica{begin("soak-0"), begin("soak-1")}
+	lasting := []*process{begin("soak-0"), begin("soak-1")}
 	mortal, serial := begin("soak-2"), 2
 	b.rest()
 	var hosts []string
@@ -644,7 +644,7 @@ func TestSoak(t *testing.T) {
 			proxies[r].CloseClientConnections()
 			time.Sleep(time.Second)
 			out = append(out, r.usage())
-			t.Logf("%s (leads: %v): %v", r.name, r.leads(), out[len(out)-1])
+			t.Logf("%s (leads: %v): %v", r.Name, r.Leads(), out[len(out)-1])
 		}
 		return out
 	}
@@ -661,7 +661,7 @@ func TestSoak(t *testing.T) {
 		changes++
 		all := append(slices.Clone(lasting), mortal)
 		old := s.leader(all...)
-		rest := slices.DeleteFunc(all, func(r *replica) bool { return r == old })
+		rest := slices.DeleteFunc(all, func(r *process) bool { return r == old })
 		turns[old == mortal]++
 		odd, how := turns[old == mortal]%2 == 1, ""
 		switch {
@@ -674,7 +674,7 @@ func TestSoak(t *testing.T) {
 			how = "ended"
 			old.signal(syscall.SIGTERM)
 			s.leader(rest...)
-			s.await("its end", old.ends)
+			s.await("its end", old.Ended)
 			anew()
 		case odd:
 			how = "stopped"
@@ -687,7 +687,7 @@ func TestSoak(t *testing.T) {
 			s.leader(rest...)
 			proxies[old].fail(nil)
 		}
-		t.Logf("%s: %s was %s", time.Now().UTC().Format(time.TimeOnly), old.name, how)
+		t.Logf("%s: %s was %s", time.Now().UTC().Format(time.TimeOnly), old.Name, how)
 	}
 
 	parts := 1 // after each of which things are measured
@@ -706,7 +706,7 @@ func TestSoak(t *testing.T) {
 				s.configure("gc: {mode: audit, gracePeriod: for ever}") // the last good one stays
 			case 1:
 				for r, p := range proxies {
-					p.fail(storm(*seed + int64(changes) + int64(len(r.name))))
+					p.fail(storm(*seed + int64(changes) + int64(len(r.Name))))
 				}
 			case 2:
 				for _, p := range proxies {
@@ -737,15 +737,15 @@ func TestSoak(t *testing.T) {
 	t.Logf("requests and faults: %v", faults)
 	for i, r := range lasting {
 		if last[i].heapMiB > 1.3*first[i].heapMiB+8 {
-			t.Errorf("%s: the heap has grown from %v to %v", r.name, first[i], last[i])
+			t.Errorf("%s: the heap has grown from %v to %v", r.Name, first[i], last[i])
 		}
 		if last[i].goroutines > first[i].goroutines+20 {
-			t.Errorf("%s: goroutines have grown from %v to %v", r.name, first[i], last[i])
+			t.Errorf("%s: goroutines have grown from %v to %v", r.Name, first[i], last[i])
 		}
 	}
 	for _, r := range s.replicas { // for whom a namespace that ends is full of garbage
-		if !r.ends() {
-			r.kill()
+		if !r.Ended() {
+			r.Kill()
 		}
 	}
 	s.drop(soakSpaces...)

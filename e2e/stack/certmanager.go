@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // The ClusterIssuers of a full stack. IssuerCA is the one that Knative uses; its
@@ -160,6 +163,30 @@ func (s *supervisor) makeIssuers(ctx context.Context, authority *authority, clus
 	return s.await(ctx, "cert-manager's webhook to admit issuers", "kube-apiserver", func(ctx context.Context) error {
 		return cluster.applyYAML(ctx, text)
 	})
+}
+
+// withoutApprover reports whether cert-manager leaves it to others to approve requests.
+func (s *supervisor) withoutApprover() bool {
+	return slices.ContainsFunc(s.ExtraCertManagerArgs, func(arg string) bool { return strings.Contains(arg, "-certificaterequests-approver") })
+}
+
+// approveOwn approves the request for the certificate of the stack's own authority.
+func (c *cluster) approveOwn(ctx context.Context) error {
+	requests := c.dynamic.Resource(schema.GroupVersionResource{Group: "cert-manager.io", Version: "v1", Resource: "certificaterequests"}).Namespace("cert-manager")
+	list, err := requests.List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for i := range list.Items {
+		if conditions, _, _ := unstructured.NestedSlice(list.Items[i].Object, "status", "conditions"); len(conditions) > 0 {
+			continue
+		}
+		const approved = `{"status":{"conditions":[{"type":"Approved","status":"True","reason":"Stack","message":"the stack's own authority"}]}}`
+		if _, err := requests.Patch(ctx, list.Items[i].GetName(), types.MergePatchType, []byte(approved), metav1.PatchOptions{}, "status"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *cluster) issuerReady(ctx context.Context, name string) error {

@@ -53,6 +53,11 @@ func (s *supervisor) awaitFull(ctx context.Context, cluster *cluster) error {
 	s.progress("waiting for issuers")
 	for _, name := range []string{IssuerSelfSigned, IssuerCA, IssuerHTTP01, IssuerDNS01} {
 		if err := s.await(ctx, "ClusterIssuer "+name, "cert-manager", func(ctx context.Context) error {
+			if s.withoutApprover() {
+				if err := cluster.approveOwn(ctx); err != nil {
+					return err
+				}
+			}
 			return cluster.issuerReady(ctx, name)
 		}); err != nil {
 			return err
