@@ -425,17 +425,23 @@ func TestWhatIsNamedSinceThePlanStays(t *testing.T) {
 	}
 }
 
-// removeAll deletes objects at once, wherever they are.
+// removeAll deletes objects at once, wherever they are, and waits until they and all
+// that they own are gone: the ReplicaSet of a Deployment names what its template does.
 func (w *world) removeAll(objects []*unstructured.Unstructured) {
 	w.t.Helper()
-	now := int64(0)
+	now, foreground := int64(0), metav1.DeletePropagationForeground
 	for _, o := range objects {
 		gvk := o.GroupVersionKind()
 		api, err := w.c.resource(gvk.GroupKind(), gvk.Version, o.GetNamespace())
 		if err == nil {
-			err = api.Delete(w.ctx, o.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now})
+			err = api.Delete(w.ctx, o.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &now, PropagationPolicy: &foreground})
 		}
-		if err != nil && !apierrors.IsNotFound(err) {
+		for end := time.Now().Add(2 * time.Minute); err == nil; time.Sleep(50 * time.Millisecond) {
+			if _, err = api.Get(w.ctx, o.GetName(), metav1.GetOptions{}); err == nil && time.Now().After(end) {
+				err = fmt.Errorf("%s %s is still there after two minutes", o.GetKind(), o.GetName())
+			}
+		}
+		if !apierrors.IsNotFound(err) {
 			w.t.Error(err)
 		}
 	}

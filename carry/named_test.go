@@ -20,7 +20,6 @@ import (
 type naming struct {
 	world
 	objects []*namer
-	person  bool // has applied the patches
 }
 
 type namer struct {

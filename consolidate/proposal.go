@@ -260,11 +260,15 @@ func hold(list []blocker) string {
 // last, so that no Knative Ingresses may share a chain on them; none where that is
 // accepted.
 func Drains(s *inventory.Snapshot, o Options) []string {
+	return o.drains(s, gateways(s))
+}
+
+func (o Options) drains(s *inventory.Snapshot, all []gateway) []string {
 	if o.AcceptDrains {
 		return nil
 	}
 	var out []string
-	for _, w := range gateways(s) {
+	for _, w := range all {
 		if n := longestRequest(s); !w.Now.Relay && w.Workload.DrainSeconds < n {
 			out = append(out, fmt.Sprintf("%s drains for %d s, and requests may last %d s: set its DRAIN_TIME_SECONDS to %d, or consolidate.acceptDrains: true in the configuration", w.Workload.Ref, w.Workload.DrainSeconds, n, n))
 		}
@@ -289,7 +293,7 @@ func (l *look) blockers(g *group) []blocker {
 		add("%s is not Ready", g.issuer)
 	}
 	if _, shared := g.chains(); shared {
-		for _, why := range Drains(l.s, l.o) {
+		for _, why := range l.o.drains(l.s, l.gateways) {
 			add("%s", why)
 		}
 	}

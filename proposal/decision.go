@@ -63,7 +63,7 @@ func DecisionOf(c *v1alpha1.Consolidation) (d Decision, ok bool) {
 	}
 	now.By = "somebody unknown"
 	for _, m := range c.ManagedFields {
-		if m.FieldsV1 != nil && m.Time != nil && strings.Contains(string(m.FieldsV1.Raw), `"`+field+`"`) && !m.Time.Time.Before(now.Time) {
+		if m.FieldsV1 != nil && m.Time != nil && strings.Contains(m.FieldsV1.GetRawString(), `"`+field+`"`) && !m.Time.Time.Before(now.Time) {
 			now.By, now.Time = "somebody with "+m.Manager, m.Time.UTC()
 		}
 	}

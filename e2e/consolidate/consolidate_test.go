@@ -1,7 +1,6 @@
 package consolidate_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -29,6 +28,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/certherd/certherd/api/v1alpha1"
+	"github.com/certherd/certherd/config"
+	"github.com/certherd/certherd/e2e/replica"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/e2e/suite"
@@ -254,16 +255,20 @@ func TestServiceCarriesOut(t *testing.T) {
 	must(t, err)
 	c := w.watch(hosts)
 	defer c.end()
-	var log bytes.Buffer
-	cmd := exec.Command(program, "run", "--kubeconfig", w.stack.Kubeconfig, "--namespace", home, "--listen", "127.0.0.1:0", "--identity", "a")
-	cmd.Stderr = &log
-	must(t, cmd.Start())
+	started, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	run, err := replica.Run(started, "a", exec.Command(program, "run", "--kubeconfig", w.stack.Kubeconfig, "--namespace", home, "--listen", "127.0.0.1:0", "--identity", "a"))
 	defer func() {
-		must(t, cmd.Process.Signal(syscall.SIGTERM))
-		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Errorf("%v\n%s", err, log.String())
+		if err := run.End(); err != nil || run.Crash() != nil {
+			t.Errorf("its end: %v", err)
+		}
+		if t.Failed() {
+			for _, l := range run.Lines() {
+				t.Log(l.Message, l.Fields)
+			}
 		}
 	}()
+	must(t, err)
 	w.until(t, "a leader", nil, nil, func() bool {
 		_, err := w.c.Typed.CoreV1().ConfigMaps(home).Get(ctx, "certherd-report", metav1.GetOptions{})
 		return err == nil
@@ -277,6 +282,11 @@ func TestServiceCarriesOut(t *testing.T) {
 			Soak, Gateway, Admin string
 			Accept               bool
 		}{soak, w.stack.GatewayTLS, w.stack.EnvoyAdmin, accept}))
+		cm, err := w.c.Typed.CoreV1().ConfigMaps(home).Get(ctx, config.ConfigMapName, metav1.GetOptions{})
+		must(t, err)
+		w.until(t, "the configuration to be taken over", nil, nil, func() bool {
+			return slices.ContainsFunc(run.Said("configuration taken over"), func(l replica.Line) bool { return l.Text("resourceVersion") == cm.ResourceVersion })
+		})
 	}
 	is := func(ns string, p v1alpha1.Phase) {
 		t.Helper()

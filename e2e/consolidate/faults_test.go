@@ -366,6 +366,9 @@ func TestAnotherWildcardIsThere(t *testing.T) {
 	const ns = "rival"
 	ctx := context.Background()
 	hosts := w.team(t, ns, 2)
+	// A Route that is looked at once more while theirs is there may take it by itself,
+	// and that has no certificate yet.
+	w.routesRest(t, ns)
 	must(t, w.c.Apply(ctx, rival, ns))
 	w.approve(t, w.propose(t, ns))
 	c := w.watch(hosts)

@@ -481,6 +481,32 @@ func (w *world) served(t *testing.T, ns string) map[string]string {
 	return out
 }
 
+// routesRest waits until nothing has changed Routes and their Ingresses for a while.
+func (w *world) routesRest(t *testing.T, ns string) {
+	t.Helper()
+	const rest = 3 * time.Second
+	versions := func() string {
+		var out strings.Builder
+		for _, r := range []schema.GroupVersionResource{{Group: "serving.knative.dev", Version: "v1", Resource: "routes"}, kIngresses} {
+			list, err := w.c.Dynamic.Resource(r).Namespace(ns).List(t.Context(), metav1.ListOptions{})
+			must(t, err)
+			for _, o := range list.Items {
+				fmt.Fprintf(&out, "%s=%s ", o.GetName(), o.GetResourceVersion())
+			}
+		}
+		return out.String()
+	}
+	last, since := versions(), time.Now()
+	for end := since.Add(5 * time.Minute); time.Since(since) < rest; time.Sleep(100 * time.Millisecond) {
+		if now := versions(); now != last {
+			last, since = now, time.Now()
+		}
+		if time.Now().After(end) {
+			t.Fatalf("Routes of %s do not come to rest", ns)
+		}
+	}
+}
+
 // names are those of all objects of a resource in a namespace.
 func (w *world) names(t *testing.T, r schema.GroupVersionResource, ns string) []string {
 	t.Helper()
