@@ -58,9 +58,14 @@ func Gateways(s *inventory.Snapshot, moves Moves, measured map[inventory.Ref]Mea
 				last = t.Secret
 				kib += pemKiB(s, last)
 			}
-			after[moves.Moved(x, t.Secret)] = true
+			if len(moves) > 0 {
+				after[moves.Moved(x, t.Secret)] = true
+			}
 		}
-		g.CertificatesAfter = len(after)
+		g.CertificatesAfter = g.CertificatesNow
+		if len(moves) > 0 {
+			g.CertificatesAfter = len(after)
+		}
 		shape := func(chains int) Shape {
 			return Shape{Services: services, Chains: chains, Shared: entries - chains, ChainKiB: kib / float64(max(1, g.CertificatesNow)), DrainSeconds: w.DrainSeconds, Relay: !w.Relay.IsZero()}
 		}

@@ -1,7 +1,7 @@
 package report
 
 import (
-	"bytes"
+	"bufio"
 	"cmp"
 	"crypto/sha256"
 	"embed"
@@ -62,11 +62,18 @@ func sourceHash(text string) string {
 // beyond that, characters that show as nothing or turn the direction of the
 // text are shown by their code, so that no name can pass for another.
 func writeHTML(w io.Writer, r *Report, o Options) error {
-	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, newPage(r, o)); err != nil {
+	b := bufio.NewWriterSize(w, 64<<10)
+	if err := pageTemplate.Execute(visibly{b}, newPage(r, o)); err != nil {
 		return err
 	}
-	return WriteVisible(w, b.String())
+	return b.Flush()
+}
+
+// visibly writes with WriteVisible what a template writes, which is whole strings.
+type visibly struct{ w io.Writer }
+
+func (v visibly) Write(text []byte) (int, error) {
+	return len(text), WriteVisible(v.w, string(text))
 }
 
 // WriteVisible writes a page with the characters that show as nothing, or turn the

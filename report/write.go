@@ -70,10 +70,11 @@ func Write(w io.Writer, format string, r *Report, o Options) error {
 	}
 	c := r.clone()
 	c.Normalize()
-	if format == "json" {
-		// It finds out what cannot be shown before it writes, and may be large.
-		if err := writeJSON(w, c, o); err != nil {
-			return fmt.Errorf("writing the report as json: %w", err)
+	if format == "json" || format == "html" {
+		// These may be large. The one finds out what cannot be shown before it writes;
+		// to the other, nothing is that.
+		if err := write(w, c, o); err != nil {
+			return fmt.Errorf("writing the report as %s: %w", format, err)
 		}
 		return nil
 	}

@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
@@ -18,30 +21,76 @@ import (
 	"github.com/certherd/certherd/web"
 )
 
-// published is a report with the forms in which it was asked for.
+// published is a report as it is kept until the next one. Findings and changes, which
+// are most of one, are kept compressed: a large cluster's take tens of MiB, and are
+// looked at now and then.
 type published struct {
-	report  report.Report
-	options report.Options
+	outline  report.Report     // without findings and changes
+	findings map[[2]string]int // their number by reason and verdict
+	packed   []byte            // the whole report, as pack packs it
+	options  report.Options
 
 	mu    sync.Mutex
-	forms map[string][]byte
+	forms map[string][]byte // compressed
+	last  weak.Pointer[report.Report]
+}
+
+func publish(r *report.Report, o report.Options) (*published, error) {
+	packed, err := pack(r)
+	if err != nil {
+		return nil, err
+	}
+	p := &published{outline: *r, findings: map[[2]string]int{}, packed: packed, options: o}
+	p.outline.Findings, p.outline.Changes = nil, nil
+	for _, f := range r.Findings {
+		p.findings[[2]string{f.Reason, f.Verdict}]++
+	}
+	return p, nil
+}
+
+// whole is all of the report.
+func (p *published) whole() (*report.Report, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.unpacked()
+}
+
+// unpacked is whole for a caller that holds mu.
+func (p *published) unpacked() (*report.Report, error) {
+	if r := p.last.Value(); r != nil {
+		return r, nil
+	}
+	r := new(report.Report)
+	if err := unpack(p.packed, math.MaxInt64, r); err != nil {
+		return nil, err
+	}
+	p.last = weak.Make(r)
+	return r, nil
 }
 
 func (p *published) as(format string) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if b, ok := p.forms[format]; ok {
-		return b, nil
+	packed, ok := p.forms[format]
+	if format == "json" {
+		packed, ok = p.packed, true
 	}
-	var b bytes.Buffer
-	if err := report.Write(&b, format, &p.report, p.options); err != nil {
+	if ok {
+		return expand(packed)
+	}
+	r, err := p.unpacked()
+	if err != nil {
+		return nil, err
+	}
+	// Never more than one form of it is in memory.
+	if packed, err = compress(func(w io.Writer) error { return report.Write(w, format, r, p.options) }); err != nil {
 		return nil, err
 	}
 	if p.forms == nil {
 		p.forms = map[string][]byte{}
 	}
-	p.forms[format] = b.Bytes()
-	return b.Bytes(), nil
+	p.forms[format] = packed
+	return expand(packed)
 }
 
 func (s *Service) handler() http.Handler {
@@ -125,7 +174,7 @@ func (s *Service) show(format, contentType string) http.HandlerFunc {
 		if s.o.Page != web.Private {
 			w.Header().Set("Cache-Control", "no-cache")
 		}
-		http.ServeContent(w, r, "", p.report.TakenAt, bytes.NewReader(b))
+		http.ServeContent(w, r, "", p.outline.TakenAt, bytes.NewReader(b))
 	}
 }
 

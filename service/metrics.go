@@ -1,6 +1,7 @@
 package service
 
 import (
+	"maps"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -107,7 +108,7 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descWaiting, float64(s.waiting.Load()))
 	gauge(descHeld, float64(s.held.Load()))
-	r := &p.report
+	r := &p.outline
 	gauge(descLastRound, float64(r.TakenAt.UnixMilli())/1000)
 	gauge(descCertificates, float64(r.Summary.Certificates))
 	gauge(descSecrets, float64(r.Summary.Secrets))
@@ -118,9 +119,7 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 	for _, rule := range s.o.Rules {
 		counts[[2]string{rule.Reason, ""}] = 0
 	}
-	for _, f := range r.Findings {
-		counts[[2]string{f.Reason, f.Verdict}]++
-	}
+	maps.Copy(counts, p.findings)
 	for k, n := range counts {
 		gauge(descFindings, float64(n), k[0], k[1])
 	}

@@ -103,8 +103,12 @@ func (b *backend) State(now time.Time) web.State {
 		x.UnderWay = time.Unix(0, t)
 	}
 	if p := s.newest.Load(); p != nil {
-		x.Report, x.Waiting = &p.report, Waiting(&p.report)
-		x.TooMuch, x.Whole = TooMuch(x.Waiting), WholeDigest(x.Waiting)
+		if r, err := p.whole(); err != nil {
+			s.log.Error("report not shown", zap.Error(err))
+		} else {
+			x.Report, x.Waiting = r, Waiting(r)
+			x.TooMuch, x.Whole = TooMuch(x.Waiting), WholeDigest(x.Waiting)
+		}
 	}
 	held := s.ledger.Load().Held()
 	for _, caller := range slices.Sorted(maps.Keys(held)) {

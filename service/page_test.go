@@ -21,7 +21,7 @@ func TestPageState(t *testing.T) {
 	r := example()
 	r.Changes = []report.Change{{ID: "a", Digest: "0123456789", WaitsFor: "approval"}, {ID: "b", Held: "elsewhere"}}
 	s.sample(&r)
-	s.newest.Store(&published{report: r})
+	show(t, s, r)
 	s.seen.leads("certherd-1")
 	s.seen.ended(web.Round{Result: "success", Rules: []string{"gc"}}, map[gate.Rule]time.Time{gate.GC: r.TakenAt})
 	s.stopped.Store(true)

@@ -114,6 +114,11 @@ func (k *keeper) step(ctx context.Context) {
 			} else if err == nil {
 				k.failures = 0
 			}
+			// What a round has read and decided is not needed until the next one.
+			k.outcomes = outcomes{}
+			if k.o.Idle != nil {
+				k.o.Idle()
+			}
 			pause := k.o.Pause << min(k.failures, 5)
 			k.notBefore = time.Now().Add(pause)
 			return
@@ -153,6 +158,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	}
 	o := controller.Options{Namespaces: k.o.Namespaces, GC: c.GCOptions(), Consolidate: c.ConsolidateOptions(), Renew: c.RenewOptions(), Gate: c.PolicyFor(due, c.Next(k.last, now))}
 	o.Renew.Next, o.Renew.Slack = nextBatch(c.Config, k.last, now)
+	o.Measured = k.measure(ctx, c, snapshot)
 	k.askCAA(ctx, c, snapshot, &o.Consolidate)
 	consent := k.consent(ctx, c, &o.Gate)
 	_, decided := traced(ctx, "decide", attribute.Int("certificates", len(snapshot.Certificates)), attribute.Int("secrets", len(snapshot.Secrets)))
@@ -181,7 +187,11 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		k.showHeld(ctx, &r, snapshot, cleared, renewals)
 	}
 	k.sample(&r)
-	k.newest.Store(&published{report: r, options: report.Options{Rules: k.o.Rules, Version: k.o.Version}})
+	shown, e := publish(&r, report.Options{Rules: k.o.Rules, Version: k.o.Version})
+	if e != nil {
+		return fmt.Errorf("cannot show the report: %w", e)
+	}
+	k.newest.Store(shown)
 	last := maps.Clone(k.last)
 	for _, d := range due {
 		last[d.Rule] = now
@@ -189,7 +199,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 	if k.leads {
 		// What is not noted is not begun: another leader would begin it again.
 		heard := k.note(ctx, consent)
-		if err := k.store(ctx, &r, last, heard); err != nil {
+		if err := k.store(ctx, &r, shown.packed, last, heard); err != nil {
 			return fmt.Errorf("cannot keep the report: %w", err)
 		}
 		k.last, k.heard = last, heard

@@ -105,6 +105,8 @@ type Options struct {
 	Pause time.Duration
 	// RoundTimeout ends a look that takes too long.
 	RoundTimeout time.Duration
+	// Idle, when set, is called when a round has ended: the time to give memory back.
+	Idle func()
 	// Ending is how long the end may take once it has begun.
 	Ending time.Duration
 }

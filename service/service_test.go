@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -80,7 +81,7 @@ func TestHTTP(t *testing.T) {
 	expect("GET", "/metrics", outside, "", 200, "certherd_leader 0")
 	s.take(nil)
 	expect("GET", "/readyz", outside, "", 503, "first look")
-	s.newest.Store(&published{report: example()})
+	show(t, s, example())
 	expect("GET", "/readyz", outside, "", 200, "ok")
 	expect("GET", "/report", outside, "", 200, "<html")
 	expect("GET", "/report.json", outside, "", 200, `"web-tls"`)
@@ -117,7 +118,7 @@ func TestHTTP(t *testing.T) {
 func TestMetricsFollowConventions(t *testing.T) {
 	s := idle(t)
 	s.take(nil)
-	s.newest.Store(&published{report: example()})
+	show(t, s, example())
 	s.metrics.actions.WithLabelValues("delete", "done").Inc()
 	text := get(t, s.handler(), "GET", "/metrics", "127.0.0.1:1", "").Body.String()
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
@@ -177,14 +178,66 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
+// show publishes a report as a round does.
+func show(t *testing.T, s *Service, r report.Report) {
+	t.Helper()
+	p, err := publish(&r, report.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.newest.Store(p)
+}
+
+func packedWhole(t *testing.T, r *report.Report) []byte {
+	t.Helper()
+	b, err := pack(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestPublished: what is kept of a report says the same as the report, in every form
+// and again when it is asked for again.
+func TestPublished(t *testing.T) {
+	r := example()
+	o := report.Options{Version: "v1"}
+	p, err := publish(&r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"json", "html", "json", "html"} {
+		var want bytes.Buffer
+		if err := report.Write(&want, format, &r, o); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.as(format); err != nil || !bytes.Equal(got, want.Bytes()) {
+			t.Errorf("%s differs from what was reported (%v):\n%s\nwant\n%s", format, err, got, want.Bytes())
+		}
+	}
+	if len(p.outline.Findings)+len(p.outline.Changes) > 0 {
+		t.Error("findings and changes are kept twice")
+	}
+	n := 0
+	for _, x := range p.findings {
+		n += x
+	}
+	if n != len(r.Findings) {
+		t.Errorf("%d findings are counted, want %d", n, len(r.Findings))
+	}
+	if _, err := (&published{packed: p.packed[:len(p.packed)/2]}).whole(); err == nil {
+		t.Error("half a report is a report")
+	}
+}
+
 func TestStoredReportFits(t *testing.T) {
 	r := example()
-	packed, cut, err := fit(&r, storedBytes)
+	packed, cut, err := fit(&r, packedWhole(t, &r), storedBytes)
 	if err != nil || cut != "" {
 		t.Fatalf("a small report is cut: %q, %v", cut, err)
 	}
 	var back report.Report
-	if err := unpack(packed, &back); err != nil || len(back.Findings) != 2 {
+	if err := unpack(packed, storedLimit, &back); err != nil || len(back.Findings) != 2 {
 		t.Fatalf("%d findings came back: %v", len(back.Findings), err)
 	}
 	// Random names do not compress, so that this is far too large.
@@ -195,12 +248,12 @@ func TestStoredReportFits(t *testing.T) {
 		r.Changes = append(r.Changes, report.Change{ID: fmt.Sprintf("%016x", rnd.Uint64()), Reason: "OrphanedSecret"})
 		r.Namespaces = append(r.Namespaces, report.Namespace{Name: ref.Namespace})
 	}
-	packed, cut, err = fit(&r, storedBytes)
+	packed, cut, err = fit(&r, packedWhole(t, &r), storedBytes)
 	if err != nil || len(packed) > storedBytes || len(packed) < storedBytes/10 {
 		t.Fatalf("%d bytes of at most %d: %v", len(packed), storedBytes, err)
 	}
 	back = report.Report{}
-	if err := unpack(packed, &back); err != nil {
+	if err := unpack(packed, storedLimit, &back); err != nil {
 		t.Fatal(err)
 	}
 	if want := fmt.Sprintf("there are %d of 30002 findings, %d of 30000 changes", len(back.Findings), len(back.Changes)); !strings.HasPrefix(cut, want) {
@@ -209,14 +262,14 @@ func TestStoredReportFits(t *testing.T) {
 	if len(r.Findings) != 30002 {
 		t.Error("the report itself was cut")
 	}
-	if err := unpack([]byte("nonsense"), &back); err == nil {
+	if err := unpack([]byte("nonsense"), storedLimit, &back); err == nil {
 		t.Error("nonsense is a report")
 	}
 }
 
 func TestReportJSONKeepsItsForm(t *testing.T) {
 	s := idle(t)
-	s.newest.Store(&published{report: example()})
+	show(t, s, example())
 	var x map[string]any
 	if err := json.Unmarshal(get(t, s.handler(), "GET", "/report.json", "127.0.0.1:1", "").Body.Bytes(), &x); err != nil {
 		t.Fatal(err)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -35,6 +37,10 @@ const (
 // storedBytes is the most that the compressed report may have. A ConfigMap
 // takes 1 MiB in all, and etcd 1.5 MiB with its encoding.
 const storedBytes = 512 << 10
+
+// storedLimit is the most JSON that is read from a ConfigMap, which somebody else may
+// have written.
+const storedLimit = 64 << 20
 
 // fieldManager owns what is applied.
 const fieldManager = "certherd"
@@ -84,7 +90,7 @@ func (k *keeper) load(ctx context.Context) error {
 	// which they have to hold.
 	k.heard, _ = strconv.ParseInt(cm.Data[keyHeard], 10, 64)
 	var r report.Report
-	if err := unpack(cm.BinaryData[keyReport], &r); err != nil {
+	if err := unpack(cm.BinaryData[keyReport], storedLimit, &r); err != nil {
 		k.log.Warn("last report not understood", zap.Error(err))
 	}
 	k.known = k.seriousOf(&r)
@@ -92,9 +98,9 @@ func (k *keeper) load(ctx context.Context) error {
 }
 
 // store keeps the newest report, when each rule's last round was, and what was
-// heard from persons, in the ConfigMap.
-func (k *keeper) store(ctx context.Context, r *report.Report, last map[gate.Rule]time.Time, heard int64) error {
-	packed, what, err := fit(r, storedBytes)
+// heard from persons, in the ConfigMap. whole is the report as pack packs it.
+func (k *keeper) store(ctx context.Context, r *report.Report, whole []byte, last map[gate.Rule]time.Time, heard int64) error {
+	packed, what, err := fit(r, whole, storedBytes)
 	if err != nil {
 		return err
 	}
@@ -128,22 +134,23 @@ func StoredReport(ctx context.Context, client typedcorev1.ConfigMapsGetter, name
 	if err := yaml.Unmarshal([]byte(cm.Data[keySummary]), &s); err != nil {
 		return r, "", fmt.Errorf("cannot understand ConfigMap %s/%s: %w", namespace, name, err)
 	}
-	if err := unpack(cm.BinaryData[keyReport], &r); err != nil {
+	if err := unpack(cm.BinaryData[keyReport], storedLimit, &r); err != nil {
 		return r, "", fmt.Errorf("cannot understand ConfigMap %s/%s: %w", namespace, name, err)
 	}
 	return r, s.Cut, nil
 }
 
-// fit packs a report into at most limit bytes. What does not fit is left out
-// from the end: changes with their steps first, then findings; cut says so.
-func fit(r *report.Report, limit int) (packed []byte, cut string, err error) {
-	x := *r
+// fit packs a report into at most limit bytes; whole is all of it, packed. What does
+// not fit is left out from the end: changes with their steps first, then findings; cut
+// says so.
+func fit(r *report.Report, whole []byte, limit int) (packed []byte, cut string, err error) {
+	if len(whole) <= limit {
+		return whole, "", nil
+	}
+	x, packed := *r, whole
 	x.Normalize()
 	findings, changes, spaces := len(x.Findings), len(x.Changes), len(x.Namespaces)
-	for {
-		if packed, err = pack(&x); err != nil || len(packed) <= limit {
-			break
-		}
+	for err == nil && len(packed) > limit {
 		share := 0.9 * float64(limit) / float64(len(packed))
 		switch {
 		case len(x.Changes) > 0:
@@ -157,6 +164,7 @@ func fit(r *report.Report, limit int) (packed []byte, cut string, err error) {
 		default:
 			return nil, "", fmt.Errorf("the report has %d bytes with all lists cut away, which is more than %d", len(packed), limit)
 		}
+		packed, err = pack(&x)
 	}
 	if len(x.Findings) < findings || len(x.Changes) < changes || len(x.Namespaces) < spaces {
 		cut = fmt.Sprintf("there are %d of %d findings, %d of %d changes and %d of %d namespaces; /report.json has them all",
@@ -165,23 +173,46 @@ func fit(r *report.Report, limit int) (packed []byte, cut string, err error) {
 	return packed, cut, err
 }
 
+// pack is the report in JSON, compressed. It may reorder findings and changes, of
+// which it makes no copy: they may take tens of MiB.
 func pack(r *report.Report) ([]byte, error) {
+	outline := *r
+	outline.Findings, outline.Changes = nil, nil
+	return compress(func(w io.Writer) error {
+		return report.WriteJSON(w, &outline, slices.Values([][]report.Finding{r.Findings}), slices.Values([][]report.Change{r.Changes}))
+	})
+}
+
+// unpack reads what pack wrote, and no more than limit bytes of JSON.
+func unpack(packed []byte, limit int64, r *report.Report) error {
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return err
+	}
+	return json.NewDecoder(io.LimitReader(z, limit)).Decode(r)
+}
+
+func compress(write func(io.Writer) error) ([]byte, error) {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
-	if err := report.Write(z, "json", r, report.Options{}); err != nil {
+	if err := write(z); err != nil {
 		return nil, err
 	}
 	if err := z.Close(); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return bytes.Clone(b.Bytes()), nil
 }
 
-// unpack reads what pack wrote, and no more than a report can be.
-func unpack(packed []byte, r *report.Report) error {
+// expand undoes compress. What it takes must be of compress: how long it becomes is in
+// the last bytes (RFC 1952, ISIZE).
+func expand(packed []byte) ([]byte, error) {
 	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return json.NewDecoder(io.LimitReader(z, 64<<20)).Decode(r)
+	size := binary.LittleEndian.Uint32(packed[len(packed)-4:])
+	b := bytes.NewBuffer(make([]byte, 0, int(size)+bytes.MinRead))
+	_, err = b.ReadFrom(z)
+	return b.Bytes(), err
 }

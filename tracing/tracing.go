@@ -36,7 +36,7 @@ func Start(ctx context.Context, version string, failed func(error)) (end func(ct
 	}
 	exporter, err := otlptracehttp.New(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("cannot send traces: %w; look at the variables OTEL_EXPORTER_OTLP_...", err)
+		return nil, fmt.Errorf("cannot send traces: %w; look at the variables that begin with OTEL_EXPORTER_OTLP_", err)
 	}
 	about, err := resource.New(ctx, resource.WithAttributes(semconv.ServiceName("certherd"), semconv.ServiceVersion(version)), resource.WithFromEnv(), resource.WithTelemetrySDK())
 	if err != nil {

@@ -381,7 +381,7 @@ func TestTrimMeta(t *testing.T) {
 		Name: "x", Namespace: "a", UID: "u",
 		Annotations: map[string]string{"k": "v", lastApplied: `{"data":{"tls.key":"S0VZ"}}`},
 		ManagedFields: []metav1.ManagedFieldsEntry{
-			{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: &metav1.Time{Time: time.Unix(1790000000, 0)}, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte("{}")}},
+			{Manager: "m", Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: &metav1.Time{Time: time.Unix(1790000000, 0)}, FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1("{}")},
 			{Manager: "n", Subresource: "status"},
 		},
 	}
