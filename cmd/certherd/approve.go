@@ -3,10 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -66,8 +66,10 @@ other approval.
 
 Who may update the ConfigMap certherd-approvals in certherd's namespace may approve changes; who may get and
 patch consolidations.certherd.dev in a namespace may approve those.`,
-		Example: `  # What waits?
-  certherd approve --list
+		Example: `  # What waits? In full, as it changes, and as approve takes it
+  certherd approve --list -o wide
+  certherd approve --list --watch
+  certherd approve --list -o name
 
   # One change, in the state that the list shows
   certherd approve 3fa9c2d0b1@5e8d21c4a0 --reason 'CHG-4711'
@@ -92,7 +94,9 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 	f := c.Flags()
 	f.StringVar(&a.report, "report-config-map", service.Defaults().Report, "ConfigMap that the newest report is kept in")
 	f.BoolVar(&a.list, "list", false, "show what waits, what was approved, and whether everything is stopped")
-	f.StringVarP(&a.format, "output", "o", "", "format of --list: json, or none for a table")
+	a.output.flag(c, "table", "table", "wide", "json", "yaml", "name", jsonPathOutput)
+	f.Lookup("output").Usage += "; with --list"
+	a.again.flags(c, 10*time.Second, "the list each time that it has changed; with --list")
 	f.StringVar(&a.all, "all", "", "approve everything that waits; with a value, only if that is its digest")
 	f.Lookup("all").NoOptDefVal = everything
 	f.StringVar(&a.reason, "reason", "", "why, for the journal")
@@ -100,9 +104,8 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 	f.BoolVar(&a.now, "now", false, "do not wait for the gateways' reload budget")
 	f.BoolVar(&a.revoke, "revoke", false, "take approvals back: of the changes that are named, or with --all of all")
 	f.BoolVar(&a.resume, "resume", false, "go on after gateways had become worse and everything was stopped")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json"}, cobra.ShellCompDirectiveNoFileComp))
 	c.ValidArgsFunction = func(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(c.Context(), 3*time.Second)
+		ctx, cancel := context.WithTimeout(c.Context(), completionTime)
 		defer cancel()
 		if err := a.open(); err != nil {
 			return nil, cobra.ShellCompDirectiveError
@@ -130,6 +133,9 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 		if err := a.check(args); err != nil {
 			return err
 		}
+		if !a.list && f.Changed("output") {
+			return errors.New("-o goes with --list")
+		}
 		if slices.ContainsFunc(args, isConsolidation) && f.Changed("valid-for") {
 			return errors.New("--valid-for is for changes: the approval of a Consolidation is a field of it, and holds as long as it proposes the same")
 		}
@@ -139,7 +145,7 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 		a.out, a.err = c.OutOrStdout(), c.ErrOrStderr()
 		switch {
 		case a.list:
-			return a.show(c.Context())
+			return a.again.run(c, func() error { return a.show(c.Context()) })
 		case a.resume:
 			return a.goOn(c.Context())
 		case a.revoke:
@@ -153,7 +159,9 @@ patch consolidations.certherd.dev in a namespace may approve those.`,
 // approval is one call of approve.
 type approval struct {
 	source                    source
-	namespace, report, format string
+	output                    output
+	again                     watch
+	namespace, report         string
 	all, reason               string
 	valid                     time.Duration
 	list, revoke, resume, now bool
@@ -175,15 +183,15 @@ func (a *approval) check(args []string) error {
 	switch {
 	case modes > 1:
 		return errors.New("use one of --list, --revoke and --resume")
-	case a.format != "" && !a.list:
-		return errors.New("-o goes with --list")
-	case a.format != "" && a.format != "json":
-		return fmt.Errorf("there is no format %q; use json, or none", a.format)
+	case a.again.on && !a.list:
+		return errors.New("--watch goes with --list")
 	case (a.list || a.resume) && (len(args) > 0 || a.all != ""):
 		return errors.New("--list and --resume are about everything: name no changes")
 	case a.now && (a.list || a.resume || a.revoke):
 		return errors.New("--now goes with changes that are approved")
-	case a.list || a.resume:
+	case a.list:
+		return errors.Join(a.output.check(), a.again.check())
+	case a.resume:
 		return nil
 	case len(args) > 0 && a.all != "":
 		return errors.New("name changes, or use --all; a digest belongs right behind it: --all=DIGEST")
@@ -265,7 +273,7 @@ func (a *approval) give(ctx context.Context, args []string) error {
 		return fmt.Errorf("not approved: %w", err)
 	}
 	for _, x := range chosen {
-		fmt.Fprintf(a.out, "approved %s: %s %s: %s\n", gate.Token(x.ID, x.Digest), x.Reason, about(x), steps(x))
+		fmt.Fprintf(a.out, "approved %s: %s %s: %s\n", gate.Token(x.ID, x.Digest), x.Reason, about(x), steps(x, 4))
 	}
 	fmt.Fprintln(a.out, "It is carried out within seconds if windows and budget allow, else in the next round in which they do; `certherd history` shows it.")
 	return nil
@@ -505,19 +513,37 @@ func (a *approval) show(ctx context.Context) error {
 	if x.Consolidations, err = a.proposed(ctx); err != nil {
 		x.Unread = err.Error()
 	}
-	if a.format == "json" {
-		if x.Waiting == nil {
-			x.Waiting = []report.Change{}
+	if a.again.on {
+		same := x
+		same.TakenAt = time.Time{}
+		if changed, err := a.again.changed(same); !changed || err != nil {
+			return err
 		}
-		if x.Approvals == nil {
-			x.Approvals = []service.Approval{}
+	}
+	if x.Waiting == nil {
+		x.Waiting = []report.Change{}
+	}
+	if x.Approvals == nil {
+		x.Approvals = []service.Approval{}
+	}
+	if x.Consolidations == nil {
+		x.Consolidations = []proposed{}
+	}
+	if written, err := a.output.document(a.out, x); written || err != nil {
+		return err
+	}
+	if a.output.format == "name" {
+		for _, y := range x.Waiting {
+			fmt.Fprintln(a.out, gate.Token(y.ID, y.Digest))
 		}
-		if x.Consolidations == nil {
-			x.Consolidations = []proposed{}
+		for _, y := range x.Consolidations {
+			fmt.Fprintln(a.out, "consolidation/"+y.Token)
 		}
-		e := json.NewEncoder(a.out)
-		e.SetIndent("", "  ")
-		return e.Encode(x)
+		return nil
+	}
+	most := 4
+	if a.output.format == "wide" {
+		most = math.MaxInt
 	}
 	fmt.Fprintf(a.out, "By the report of %s:\n", x.TakenAt.Local().Format(time.DateTime))
 	for _, text := range []string{x.Stopped, x.TooMuch, x.Cut} {
@@ -531,7 +557,7 @@ func (a *approval) show(ctx context.Context) error {
 		t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "CHANGE\tREASON\tOBJECT\tWHAT")
 		for _, x := range waiting {
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", gate.Token(x.ID, x.Digest), x.Reason, about(x), steps(x))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", gate.Token(x.ID, x.Digest), x.Reason, about(x), steps(x, most))
 		}
 		if err := t.Flush(); err != nil {
 			return err
@@ -570,10 +596,11 @@ func about(x report.Change) string {
 	return cmp.Or(x.Wildcard, first)
 }
 
-func steps(x report.Change) string {
+// steps are what a change does, at most so many of them.
+func steps(x report.Change, most int) string {
 	var out []string
 	for i, st := range x.Steps {
-		if i == 4 {
+		if i == most {
 			out = append(out, fmt.Sprintf("and %d more steps", len(x.Steps)-i))
 			break
 		}

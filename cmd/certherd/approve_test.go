@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -101,7 +100,7 @@ func (s *site) touch(name, value string) {
 
 // change is what the newest report says of the change about a Secret; nil if
 // nothing.
-func (r *replica) change(name string) *report.Change {
+func (r *process) change(name string) *report.Change {
 	r.s.Helper()
 	for _, c := range r.report().Changes {
 		if c.Steps[0].Object.Name == name {
@@ -111,7 +110,7 @@ func (r *replica) change(name string) *report.Change {
 	return nil
 }
 
-func (r *replica) held(name, by string) bool {
+func (r *process) held(name, by string) bool {
 	c := r.change(name)
 	return c != nil && strings.Contains(c.Held, by)
 }
@@ -132,12 +131,12 @@ func TestApprove(t *testing.T) {
 	s := newSite(t)
 	s.config("maxShare: 100%%\nbreaker: {settle: 1s}\ngc: {mode: propose, %s}\n", seldom)
 	a := s.start("a")
-	s.await("a leads", a.leads)
+	s.await("a leads", a.Leads)
 
 	// It proposes, and waits.
 	s.await("left-over-tls waits", func() bool { return a.held("left-over-tls", "it waits for `certherd approve ") })
 	s.await("it is in the cluster", func() bool { out, _ := s.certherd("approve", "--list"); return strings.Contains(out, "left-over-tls") })
-	if n := a.metric("certherd_changes_waiting"); n != 1 {
+	if n := a.Metric("certherd_changes_waiting"); n != 1 {
 		t.Errorf("%v changes wait", n)
 	}
 	s.config("# Look again.\nmaxShare: 100%%\ngc: {mode: propose, %s}\n", seldom)
@@ -228,7 +227,7 @@ func TestApprove(t *testing.T) {
 // breaker: what gateways say after a batch stops everything, over a change of the
 // leader, until a person resumes. The Envoy is real; what stands before it makes it
 // reject an update just when the first Secret has been retired.
-func (s *site) breaker(a *replica) {
+func (s *site) breaker(a *process) {
 	e := envoy.Start(s.T)
 	var armed, unreadable atomic.Bool
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -262,7 +261,7 @@ func (s *site) breaker(a *replica) {
 	}
 	armed.Store(true)
 	unreadable.Store(false)
-	s.await("a stops", func() bool { return a.metric("certherd_stopped") == 1 })
+	s.await("a stops", func() bool { return a.Metric("certherd_stopped") == 1 })
 	s.await("an Event says so", func() bool { return s.event("certherd", "Stopped", "ConfigMap") })
 	s.await("the report says so", func() bool {
 		return a.held("fifth-tls", "everything is stopped since") || a.held("sixth-tls", "everything is stopped since")
@@ -272,10 +271,10 @@ func (s *site) breaker(a *replica) {
 	}
 
 	// The next leader keeps to it.
-	s.must(a.cmd.Process.Signal(syscall.SIGKILL))
+	a.Kill()
 	b := s.start("b")
-	s.await("b leads", b.leads)
-	s.await("b knows", func() bool { return b.metric("certherd_stopped") == 1 })
+	s.await("b leads", b.Leads)
+	s.await("b knows", func() bool { return b.Metric("certherd_stopped") == 1 })
 	b.rounds(2)
 	if !either() || both() {
 		s.Fatalf("it was not one that was retired: %v, %v", s.retired("fifth-tls"), s.retired("sixth-tls"))
@@ -283,7 +282,7 @@ func (s *site) breaker(a *replica) {
 	e.Accept(s.T)
 	s.approves("--resume", "--reason", "stale hosts")
 	s.await("the other one is retired", both)
-	s.await("b is not stopped", func() bool { return b.metric("certherd_stopped") == 0 })
+	s.await("b is not stopped", func() bool { return b.Metric("certherd_stopped") == 0 })
 	s.refuses("nothing is stopped", "--resume")
 	history, _ := s.certherd("history")
 	for _, part := range []string{"stop by certherd a", "resume by", "stale hosts"} {
@@ -319,7 +318,7 @@ func (s *site) gatewayPod(page string) (port string) {
 
 // ends: a leader that is told to end while it carries changes out ends soon, with
 // what it has begun, and gives the lease up.
-func (s *site) ends(b *replica) {
+func (s *site) ends(b *process) {
 	names := []string{"seventh-tls", "eighth-tls", "ninth-tls"}
 	s.orphans(names...)
 	// After the first Secret, the next one is half a minute away, which the metrics say.
@@ -333,20 +332,16 @@ func (s *site) ends(b *replica) {
 		return n
 	}
 	s.await("the first is retired", func() bool { return count() > 0 })
-	s.await("that is told at once", func() bool { return b.metric(`certherd_actions_total{action="retire",result="done"}`) >= 2 })
+	s.await("that is told at once", func() bool { return b.Metric(`certherd_actions_total{action="retire",result="done"}`) >= 2 })
 	s.await("the others are held", func() bool {
-		return b.metric(`certherd_batch_held{action="retire"}`) > 0 && b.metric("certherd_batch_next_timestamp_seconds") > float64(time.Now().Unix())
+		return b.Metric(`certherd_batch_held{action="retire"}`) > 0 && b.Metric("certherd_batch_next_timestamp_seconds") > float64(time.Now().Unix())
 	})
 	begin := time.Now()
-	s.must(b.cmd.Process.Signal(syscall.SIGTERM))
-	<-b.ends
-	if err := b.cmd.Wait(); err != nil {
-		s.Errorf("b ended with %v", err)
-	}
+	s.ended(b)
 	if d := time.Since(begin); d > 20*time.Second {
 		s.Errorf("the end took %s", d)
 	}
-	if b.said("ended") == nil || b.said("step") == nil {
+	if len(b.Said("ended")) == 0 || len(b.Said("step")) == 0 {
 		s.Error("it did not say how it ended")
 	}
 	lease, err := s.client.CoordinationV1().Leases("certherd").Get(s.Context(), "certherd", metav1.GetOptions{})
@@ -364,11 +359,9 @@ func (s *site) ends(b *replica) {
 }
 
 // steps counts the steps of an action with a result in the log of a replica.
-func (s *site) steps(r *replica, action, result string) (n int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, l := range r.logs {
-		if l["msg"] == "step" && l["action"] == action && l["result"] == result {
+func (s *site) steps(r *process, action, result string) (n int) {
+	for _, l := range r.Said("step") {
+		if l.Text("action") == action && l.Text("result") == result {
 			n++
 		}
 	}

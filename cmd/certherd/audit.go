@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -40,13 +38,11 @@ func auditCommand() *cobra.Command {
 		s      source
 		e      envoys
 		o      controller.Options
-		format string
+		out    output
 		failOn []string
 		x      contexts
-		watch  bool
-		every  time.Duration
+		again  watch
 	)
-	formats := append(slices.Clone(report.Formats), "name", jsonPathOutput)
 	c := &cobra.Command{
 		Use:   "audit",
 		Short: "Report certificates that nobody needs, and what could become a wildcard",
@@ -98,16 +94,13 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 	s.flags(c)
 	deciding(c, &o)
 	e.lookFlags(c)
-	c.Flags().StringVarP(&format, "output", "o", "table", "format: "+strings.Join(formats, ", "))
+	out.flag(c, "table", append(slices.Clone(report.Formats), "name", jsonPathOutput)...)
 	x.flags(c, &s)
-	c.Flags().BoolVarP(&watch, "watch", "w", false, "look again and again, and write the report each time that it has changed")
-	c.Flags().DurationVar(&every, "every", time.Minute, "with --watch: how long to wait between two looks")
+	again.flags(c, time.Minute, "the report each time that it has changed")
 	c.Flags().StringSliceVar(&failOn, "fail-on", nil, "exit with 2 if there are findings with this reason, or any; repeatable")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("fail-on", cobra.FixedCompletions(append([]string{"any"}, controller.Reasons()...), cobra.ShellCompDirectiveNoFileComp))
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		// Before the cluster is read: a typing error should not cost a minute.
-		if err := checkOutput(format, formats); err != nil {
+		if err := errors.Join(out.check(), again.check()); err != nil {
 			return err
 		}
 		if _, err := controller.Failed(report.Report{}, failOn); err != nil {
@@ -126,20 +119,30 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 		switch {
 		case names != nil && e.each() != nil:
 			return errors.New("--gateway, --gateway-pods and --gateway-certs do not go with several clusters")
-		case watch && (len(s.files) > 0 || e.each() != nil || len(failOn) > 0):
+		case again.on && (len(s.files) > 0 || e.each() != nil || len(failOn) > 0):
 			return errors.New("--watch does not go with -f, --fail-on and what reads gateways")
-		case watch && every < time.Second:
-			return errors.New("--every must be 1s or more")
 		}
-		if watch {
-			return s.watch(c, names, o, format, every)
+		if again.on {
+			return again.run(c, func() error {
+				r, err := s.report(c, names, o)
+				if err != nil {
+					return err
+				}
+				r.Normalize()
+				same := r
+				same.TakenAt = time.Time{}
+				if changed, err := again.changed(same); !changed || err != nil {
+					return err
+				}
+				return writeFormat(c.OutOrStdout(), out.format, &r)
+			})
 		}
 		var r report.Report
 		if names != nil {
 			if r, err = s.audit(c.Context(), names, o, c.ErrOrStderr()); err != nil {
 				return err
 			}
-			err = writeFormat(c.OutOrStdout(), format, &r)
+			err = writeFormat(c.OutOrStdout(), out.format, &r)
 		} else {
 			var snapshot *inventory.Snapshot
 			if snapshot, err = s.look(c.Context(), c.ErrOrStderr(), e.each()); err != nil {
@@ -148,7 +151,7 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 			if snapshot, err = e.ask(c.Context(), &s, snapshot, &o, c.ErrOrStderr()); err != nil {
 				return err
 			}
-			r, err = writeReport(c.OutOrStdout(), c.ErrOrStderr(), format, snapshot, o)
+			r, err = writeReport(c.OutOrStdout(), c.ErrOrStderr(), out.format, snapshot, o)
 		}
 		if err != nil {
 			return err
@@ -165,22 +168,38 @@ Exit codes: 0 fine, 1 the audit failed, 2 findings match --fail-on.`,
 // writeReport writes the report of a Snapshot, and returns it with the counts at
 // least. JSON is for clusters of any size, so that it is written part by part.
 func writeReport(out, stderr io.Writer, format string, s *inventory.Snapshot, o controller.Options) (report.Report, error) {
-	unsafe := func(err error) {
-		if err != nil {
-			fmt.Fprintln(stderr, "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
-		}
-	}
 	if format == "json" {
 		a, err := controller.NewAudit(s, o)
-		unsafe(err)
+		sayUnsafe(stderr, err)
 		return a.Report, report.WriteJSON(out, &a.Report, a.Findings(), a.Changes())
 	}
 	r, _, err := controller.RunOnce(s, o)
-	unsafe(err)
+	sayUnsafe(stderr, err)
 	if format == "html" {
 		r.Reloads = reloads(s)
 	}
 	return r, writeFormat(out, format, &r)
+}
+
+// sayUnsafe tells of an error of plan's own check.
+func sayUnsafe(stderr io.Writer, err error) {
+	if err != nil {
+		fmt.Fprintln(stderr, "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
+	}
+}
+
+// report looks at a cluster, or at those of several contexts, whole.
+func (s *source) report(c *cobra.Command, names []string, o controller.Options) (report.Report, error) {
+	if names != nil {
+		return s.audit(c.Context(), names, o, c.ErrOrStderr())
+	}
+	snapshot, err := s.look(c.Context(), c.ErrOrStderr(), nil)
+	if err != nil {
+		return report.Report{}, err
+	}
+	r, _, err := controller.RunOnce(snapshot, o)
+	sayUnsafe(c.ErrOrStderr(), err)
+	return r, nil
 }
 
 // writeFormat writes a report in one of the formats of audit.
@@ -188,69 +207,16 @@ func writeFormat(out io.Writer, format string, r *report.Report) error {
 	switch {
 	case format == "name":
 		r.Normalize()
-		said := map[report.Ref]bool{}
+		var refs []report.Ref
 		for _, f := range r.Findings {
-			if o := f.Object; !said[o] {
-				said[o] = true
-				if _, err := fmt.Fprintln(out, objectName(o.Group, o.Kind, o.Name)); err != nil {
-					return err
-				}
-			}
+			refs = append(refs, f.Object)
 		}
-		return nil
+		return writeNames(out, refs)
 	case strings.HasPrefix(format, jsonPathOutput):
 		r.Normalize()
 		return writeJSONPath(out, format, r)
 	}
 	return report.Write(out, format, r, reportOptions(out))
-}
-
-// watch writes the report, and again each time that a look finds it changed, until it is
-// interrupted. A look that fails is said, and tried again.
-func (s *source) watch(c *cobra.Command, names []string, o controller.Options, format string, every time.Duration) error {
-	var last []byte
-	for first := true; ; first = false {
-		var r report.Report
-		var err error
-		if names != nil {
-			r, err = s.audit(c.Context(), names, o, c.ErrOrStderr())
-		} else {
-			var snapshot *inventory.Snapshot
-			if snapshot, err = s.look(c.Context(), c.ErrOrStderr(), nil); err == nil {
-				if r, _, err = controller.RunOnce(snapshot, o); err != nil {
-					fmt.Fprintln(c.ErrOrStderr(), "certherd: no changes are proposed, because one of them would not have been safe; please report this:", err)
-					err = nil
-				}
-			}
-		}
-		switch {
-		case c.Context().Err() != nil:
-			return nil
-		case err != nil && first:
-			return err
-		case err != nil:
-			fmt.Fprintln(c.ErrOrStderr(), "certherd:", err)
-		default:
-			r.Normalize()
-			same := r
-			same.TakenAt = time.Time{}
-			now, err := json.Marshal(same)
-			if err != nil {
-				return err
-			}
-			if !bytes.Equal(now, last) {
-				last = now
-				if err := writeFormat(c.OutOrStdout(), format, &r); err != nil {
-					return err
-				}
-			}
-		}
-		select {
-		case <-c.Context().Done():
-			return nil
-		case <-time.After(every):
-		}
-	}
 }
 
 // reloads predicts those that the renewals of a year cause: by cert-manager alone, and

@@ -119,7 +119,7 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 			debug.SetGCPercent(live.GCPercent)
 		}
 		o.Version, o.Rules = version(), reportOptions(nil).Rules
-		o.Look = lookAt(o.Cluster, o.Namespaces)
+		o.Look, o.Idle = lookAt(o.Cluster, o.Namespaces), giveBack
 		o.Collector = func(cluster *rest.Config, c config.Config, h service.Hooks) (service.Collector, error) {
 			return newCollector(cluster, o, c, h)
 		}
@@ -172,8 +172,15 @@ func newLog(level zap.AtomicLevel) (*zap.Logger, error) {
 func lookAt(cluster *rest.Config, namespaces []string) func(context.Context) (*inventory.Snapshot, error) {
 	return func(ctx context.Context) (*inventory.Snapshot, error) {
 		snapshot, _, err := live.Look(ctx, cluster, live.Options{Namespaces: namespaces, Proof: true, Now: time.Now})
+		giveBack() // what was read makes room for what is decided
 		return snapshot, err
 	}
+}
+
+// giveBack gives memory back that is not in use, for as long as it is not.
+func giveBack() {
+	debug.FreeOSMemory()
+	forgetPages()
 }
 
 // keeps reports whether a step is the deletion of a Secret that the same change

@@ -20,7 +20,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +37,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/certherd/certherd/e2e/replica"
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/notify"
 	"github.com/certherd/certherd/plan"
@@ -59,13 +59,15 @@ type site struct {
 	schema *jsonschema.Schema
 }
 
+const patience = 2 * time.Minute
+
 // await tries until a condition holds. The time is only there to end a test that
 // has failed.
 func (s *site) await(what string, holds func() bool) {
 	s.Helper()
-	for end := time.Now().Add(2 * time.Minute); !holds(); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(patience); !holds(); time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
-			s.Fatalf("after two minutes still not: %s", what)
+			s.Fatalf("after %s still not: %s", patience, what)
 		}
 	}
 }
@@ -77,16 +79,10 @@ func (s *site) must(err error) {
 	}
 }
 
-// replica is a running `certherd run`.
-type replica struct {
-	s       *site
-	name    string
-	cmd     *exec.Cmd
-	address string
-
-	mu   sync.Mutex
-	logs []map[string]any
-	ends chan struct{}
+// process is a running `certherd run` of a site.
+type process struct {
+	*replica.Process
+	s *site
 }
 
 func (s *site) args(name string) []string {
@@ -94,90 +90,44 @@ func (s *site) args(name string) []string {
 		"--listen", "127.0.0.1:0", "--pause", "1s", "--lease-duration", "4s", "--renew-deadline", "2500ms", "--retry-period", "500ms"}
 }
 
-func (s *site) start(name string) *replica {
+func (s *site) start(name string) *process {
 	s.Helper()
-	r := &replica{s: s, name: name, ends: make(chan struct{})}
-	r.cmd = exec.Command(os.Args[0], s.args(name)...)
-	r.cmd.Env = append(os.Environ(), "CERTHERD_TEST_REPLICA=1")
-	out, err := r.cmd.StderrPipe()
-	s.must(err)
-	s.must(r.cmd.Start())
+	cmd := exec.Command(os.Args[0], s.args(name)...)
+	cmd.Env = append(os.Environ(), "CERTHERD_TEST_REPLICA=1")
+	ctx, cancel := context.WithTimeout(s.Context(), patience)
+	defer cancel()
+	p, err := replica.Run(ctx, name, cmd)
 	s.Cleanup(func() {
-		_ = r.cmd.Process.Kill()
-		<-r.ends
-		_ = r.cmd.Wait()
+		p.Kill()
+		if crash := p.Crash(); crash != nil {
+			s.Errorf("%s has written what is no line of a log: %s", name, crash[0].Message)
+		}
 		if s.Failed() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			for _, l := range r.logs {
-				s.Log(name, l)
+			for _, l := range p.Lines() {
+				s.Log(name, l.Message, l.Fields)
 			}
 		}
 	})
-	go func() {
-		defer close(r.ends)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var l map[string]any
-			if json.Unmarshal(lines.Bytes(), &l) != nil {
-				l = map[string]any{"no JSON": lines.Text()}
-			}
-			r.mu.Lock()
-			r.logs = append(r.logs, l)
-			r.mu.Unlock()
-		}
-	}()
-	s.await(name+" has started", func() bool {
-		l := r.said("started")
-		if l != nil {
-			r.address = l["address"].(string)
-		}
-		return l != nil
-	})
-	s.await(name+" is ready", func() bool { code, _ := r.get("/readyz"); return code == 200 })
-	return r
+	s.must(err)
+	s.await(name+" is ready", func() bool { code, _ := p.Get("/readyz"); return code == 200 })
+	return &process{p, s}
 }
 
-// said is the first line of the log with a message, nil if there is none.
-func (r *replica) said(message string) map[string]any {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if i := slices.IndexFunc(r.logs, func(l map[string]any) bool { return l["msg"] == message }); i >= 0 {
-		return r.logs[i]
+// ended waits for the end of a replica that was told to, and fails if that was not a
+// good one.
+func (s *site) ended(p *process) {
+	s.Helper()
+	if err := p.End(); err != nil {
+		s.Errorf("%s ended with %v", p.Name, err)
 	}
-	return nil
 }
-
-func (r *replica) get(path string) (int, []byte) {
-	x, err := http.Get("http://" + r.address + path)
-	if err != nil {
-		return 0, nil
-	}
-	defer x.Body.Close()
-	b, _ := io.ReadAll(x.Body)
-	return x.StatusCode, b
-}
-
-// metric is the value of one sample, -1 if there is none.
-func (r *replica) metric(sample string) float64 {
-	_, b := r.get("/metrics")
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, sample+" "); ok {
-			x, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			r.s.must(err)
-			return x
-		}
-	}
-	return -1
-}
-
-func (r *replica) leads() bool { return r.metric("certherd_leader") == 1 }
 
 // report is what /report.json says, checked against the schema.
-func (r *replica) report() report.Report {
+func (r *process) report() report.Report {
 	r.s.Helper()
-	code, b := r.get("/report.json")
+	code, b := r.Get("/report.json")
 	if code != 200 {
-		r.s.Fatalf("/report.json of %s: %d %s", r.name, code, b)
+		r.s.Fatalf("/report.json of %s: %d %s", r.Name, code, b)
 	}
 	return r.s.parse(b)
 }
@@ -192,11 +142,11 @@ func (s *site) parse(b []byte) (x report.Report) {
 }
 
 // rounds waits for n more looks.
-func (r *replica) rounds(n int) {
+func (r *process) rounds(n int) {
 	r.s.Helper()
 	for range n {
-		last := r.metric("certherd_last_round_timestamp_seconds")
-		r.s.await("another round of "+r.name, func() bool { return r.metric("certherd_last_round_timestamp_seconds") > last })
+		last := r.Metric("certherd_last_round_timestamp_seconds")
+		r.s.await("another round of "+r.Name, func() bool { return r.Metric("certherd_last_round_timestamp_seconds") > last })
 	}
 }
 
@@ -362,21 +312,21 @@ func TestRun(t *testing.T) {
 	defer collector.Close()
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.URL)
 	a := s.start("a")
-	s.await("a leads", a.leads)
+	s.await("a leads", a.Leads)
 	b := s.start("b")
-	if b.leads() {
+	if b.Leads() {
 		t.Error("two replicas lead")
 	}
 
 	// A round in audit mode, which is what holds without a ConfigMap.
-	for _, r := range []*replica{a, b} {
+	for _, r := range []*process{a, b} {
 		if x := r.report(); x.Summary.Findings[string(plan.MissingSecret)] != 1 || len(x.Gaps) > 0 {
-			t.Errorf("%s reports %v, gaps %v", r.name, x.Summary.Findings, x.Gaps)
+			t.Errorf("%s reports %v, gaps %v", r.Name, x.Summary.Findings, x.Gaps)
 		}
-		if _, page := r.get("/report"); !bytes.Contains(page, []byte("not-there-tls")) {
-			t.Errorf("the page of %s does not tell of not-there-tls", r.name)
+		if _, page := r.Get("/report"); !bytes.Contains(page, []byte("not-there-tls")) {
+			t.Errorf("the page of %s does not tell of not-there-tls", r.Name)
 		}
-		_, text := r.get("/metrics")
+		_, text := r.Get("/metrics")
 		problems, err := promlint.New(bytes.NewReader(text)).Lint()
 		s.must(err)
 		for _, p := range problems {
@@ -402,11 +352,11 @@ func TestRun(t *testing.T) {
 	often := "gc: {schedule: '@every 10s', minAge: 0s}\nbatch: {schedule: '@every 10s'}\nnotify: {delay: 1s, webhooks: [{format: generic, urlFile: '" + address + "'}]}\n"
 	valid := func(want float64) {
 		t.Helper()
-		for _, r := range []*replica{a, b} {
-			s.await(fmt.Sprintf("certherd_config_valid %v of %s", want, r.name), func() bool { return r.metric("certherd_config_valid") == want })
+		for _, r := range []*process{a, b} {
+			s.await(fmt.Sprintf("certherd_config_valid %v of %s", want, r.Name), func() bool { return r.Metric("certherd_config_valid") == want })
 		}
 	}
-	taken := func(r *replica) float64 { return r.metric("certherd_config_last_success_timestamp_seconds") }
+	taken := func(r *process) float64 { return r.Metric("certherd_config_last_success_timestamp_seconds") }
 	change := func(data map[string]string) {
 		t.Helper()
 		beforeA, beforeB := taken(a), taken(b)
@@ -426,7 +376,7 @@ func TestRun(t *testing.T) {
 	valid(0)
 	s.await("an Event on the ConfigMap", func() bool { return s.event("certherd", "ConfigurationRefused", "ConfigMap") })
 	s.await("a message to the webhook", func() bool { _, ok := told.Load("ConfigurationRefused"); return ok })
-	s.await("the message is counted", func() bool { return a.metric(`certherd_notifications_total{format="generic",result="success"}`) > 0 })
+	s.await("the message is counted", func() bool { return a.Metric(`certherd_notifications_total{format="generic",result="success"}`) > 0 })
 	a.rounds(2) // by the last good one
 	if taken(a) != before {
 		t.Error("a bad configuration was taken over")
@@ -457,8 +407,8 @@ func TestRun(t *testing.T) {
 	}
 
 	// The leader is killed.
-	s.must(a.cmd.Process.Signal(syscall.SIGKILL))
-	s.await("b leads", b.leads)
+	a.Kill()
+	s.await("b leads", b.Leads)
 	b.rounds(1)
 	s.wroteOnly("b", reporting...)
 
@@ -470,16 +420,12 @@ func TestRun(t *testing.T) {
 		s.must(err)
 		return x.Annotations[plan.RetiredAt] != ""
 	})
-	s.await("the step is counted", func() bool { return b.metric(`certherd_actions_total{action="retire",result="done"}`) == 1 })
+	s.await("the step is counted", func() bool { return b.Metric(`certherd_actions_total{action="retire",result="done"}`) == 1 })
 	s.wroteOnly("c")
 
 	// The end.
 	begin := time.Now()
-	s.must(b.cmd.Process.Signal(syscall.SIGTERM))
-	<-b.ends
-	if err := b.cmd.Wait(); err != nil {
-		t.Errorf("b ended with %v", err)
-	}
+	s.ended(b)
 	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("the end took %s", d)
 	}
@@ -488,7 +434,7 @@ func TestRun(t *testing.T) {
 	if h := lease.Spec.HolderIdentity; h != nil && *h == "b" {
 		t.Error("b has kept the lease")
 	}
-	s.await("c leads", c.leads)
+	s.await("c leads", c.Leads)
 	for _, name := range []string{"round", "look", "decide", "collect"} {
 		if _, ok := spans.Load(name); !ok {
 			t.Errorf("no span is called %q", name)
@@ -505,7 +451,7 @@ func TestRun(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan int, 1)
 		go func() { ended <- run(ctx, append([]string{"certherd"}, s.args("d")...)) }()
-		s.must(c.cmd.Process.Signal(syscall.SIGTERM))
+		s.must(c.Signal(syscall.SIGTERM))
 		s.await("d has kept a report", func() bool { return s.writes("d")["configmaps/certherd/certherd-report"] > 0 })
 		stop()
 		if code := <-ended; code != 0 {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -23,43 +22,71 @@ func version() string {
 	return "devel"
 }
 
+// build is what the program was made from, as the go command has noted it.
+type build struct {
+	Version   string   `json:"version"`
+	Revision  string   `json:"revision,omitempty"`
+	Committed string   `json:"committed,omitempty"` // RFC 3339
+	Modified  bool     `json:"modified,omitempty"`
+	Go        string   `json:"go"`
+	Platform  string   `json:"platform"`
+	Modules   []module `json:"modules"`
+}
+
+// module is one whose code is in the program.
+type module struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+	Sum     string `json:"sum,omitempty"` // as in go.sum
+}
+
+func thisBuild() build {
+	out := build{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Modules: []module{}}
+	b, ok := debug.ReadBuildInfo()
+	if !ok {
+		return out
+	}
+	for _, s := range b.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			out.Revision = s.Value
+		case "vcs.time":
+			out.Committed = s.Value
+		case "vcs.modified":
+			out.Modified = s.Value == "true"
+		}
+	}
+	for _, m := range b.Deps {
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		out.Modules = append(out.Modules, module{m.Path, m.Version, m.Sum})
+	}
+	return out
+}
+
 func versionCommand() *cobra.Command {
-	var format string
+	out := output{}
 	c := &cobra.Command{
-		Use:     "version",
-		Short:   "Show the version of certherd",
-		Example: "  certherd version -o json",
-		Args:    cobra.NoArgs,
+		Use:   "version",
+		Short: "Show the version of certherd",
+		Long: `version shows the version of certherd. With -o json, yaml or jsonpath= it also says of which commit it is, and with which
+version of each module it was built.`,
+		Example: `  certherd version
+  certherd version -o jsonpath='{range .modules[*]}{.path}{"\t"}{.version}{"\n"}{end}'`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			info := struct {
-				Version  string `json:"version"`
-				Revision string `json:"revision,omitempty"`
-				Modified bool   `json:"modified,omitempty"`
-				Go       string `json:"go"`
-				Platform string `json:"platform"`
-			}{Version: version(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
-			if b, ok := debug.ReadBuildInfo(); ok {
-				for _, s := range b.Settings {
-					switch s.Key {
-					case "vcs.revision":
-						info.Revision = s.Value
-					case "vcs.modified":
-						info.Modified = s.Value == "true"
-					}
-				}
-			}
-			switch format {
-			case "json":
-				e := json.NewEncoder(c.OutOrStdout())
-				e.SetIndent("", "  ")
-				return e.Encode(info)
-			case "":
-				_, err := fmt.Fprintf(c.OutOrStdout(), "certherd %s %s %s\n", info.Version, info.Go, info.Platform)
+			if err := out.check(); err != nil {
 				return err
 			}
-			return fmt.Errorf("there is no format %q; use json, or none", format)
+			b := thisBuild()
+			if written, err := out.document(c.OutOrStdout(), b); written || err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "certherd %s %s %s\n", b.Version, b.Go, b.Platform)
+			return err
 		},
 	}
-	c.Flags().StringVarP(&format, "output", "o", "", "format: json")
+	out.flag(c, "text", "text", "json", "yaml", jsonPathOutput)
 	return c
 }
