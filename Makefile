@@ -35,6 +35,21 @@ BUILDAH ?= buildah
 image-programs:
 	@rm -rf $(IMAGE_DIR) && mkdir -p $(IMAGE_DIR)
 	go build -ldflags '-s -w' -o $(IMAGE_DIR)/ ./cmd/...
+	$(MAKE) --no-print-directory sbom SBOM_DIR=$(IMAGE_DIR)/sbom PROGRAMS="$$(echo $(IMAGE_DIR)/*)"
+
+# What an SBOM lists is in the program itself, wherever that is to run.
+PROGRAMS ?= bin/certherd bin/certherd-relay
+SBOM_DIR ?= out/sbom
+.PHONY: sbom
+sbom: ## an SBOM (CycloneDX, JSON) of each of PROGRAMS (of `make build`), in out/sbom; the image has them in /sbom
+	@mkdir -p $(SBOM_DIR)
+	for p in $(PROGRAMS); do \
+	  env -u GOOS -u GOARCH go tool -modfile=tools/release/go.mod cyclonedx-gomod bin -json -std -noserial -notimestamp -output $(SBOM_DIR)/$$(basename $$p).cdx.json $$p; \
+	done
+
+.PHONY: release-files
+release-files: ## what a release VERSION=v0.1.0 has: archives of each platform, SBOMs, sums, krew's manifest, in out/release
+	cd tools/release && go run . -version "$(VERSION)" -out $(CURDIR)/out/release
 
 .PHONY: image
 image: image-programs ## the container image IMAGE (certherd:devel), by buildah; GOARCH chooses the platform
@@ -49,6 +64,7 @@ test: build stack-build ## everything: unit, scenarios, a real kube-apiserver, t
 	go test -p 2 -timeout 40m ./...
 	cd tools/alerts && go test ./...
 	cd tools/chart && go test ./...
+	cd tools/release && go test ./...
 
 .PHONY: soak
 soak: ## half an hour of services that come and go, and of leaders that are killed, stopped and cut off, and of clocks that jump
@@ -69,7 +85,7 @@ pictures: ## docs/pictures, from the pages of the last `make demo`, by CHROMIUM
 
 STORYFLAGS ?=
 .PHONY: story
-story: ## the experiment of docs/story.md: stock Kourier, wildcards and the relay under a memory guard (25 minutes)
+story: ## the experiment of docs/story.md: stock Kourier, wildcards and the relay under a memory guard (15 minutes)
 	go run ./bench/story $(STORYFLAGS)
 
 .PHONY: stack-build
@@ -97,9 +113,10 @@ verify: ## generated files and go.mod are up to date
 	@git diff --exit-code -- examples docs config charts || { echo "go generate changed these files: commit them"; exit 1; }
 
 .PHONY: bench
-bench: build ## the audit of a large cluster against plain listing, planning, and shaping for the relay (docs/performance.md)
+bench: build ## the audit of a large cluster against plain listing, the service on it, planning, and shaping for the relay (docs/performance.md)
 	go test -run '^$$' -bench . -benchmem ./controller ./inventory ./relay/shape
 	go run ./bench -certherd bin/certherd $(BENCHFLAGS)
+	go run ./bench -service -certherd bin/certherd $(BENCHFLAGS)
 
 .PHONY: bench-batch
 bench-batch: ## what renewals cost Kourier's gateway: with certherd and without, with its relay and without, and what was predicted (21 minutes; docs/performance.md)

@@ -46,21 +46,27 @@ func helmed(s *site, team string) {
 	must("install", "certherd", chart, "--create-namespace", "--server-side=true")
 	objects := s.parse(must("get", "manifest", "certherd"))
 	p := s.start("certherd-3", s.account("certherd", "certherd"), objects)
-	s.await("it leads", func() bool { return p.metric("certherd_leader") == 1 })
+	s.await("it leads", func() bool { return p.Metric("certherd_leader") == 1 })
 
 	// A bad upgrade is refused before anything changes.
-	for _, bad := range []string{"mode=all", "carry=true", "config.gc.schedule=never"} {
+	for _, bad := range []string{"mode=all", "carry=true", "page=closed", "config.gc.schedule=never"} {
 		if _, err := helm("upgrade", "certherd", chart, "--set", bad); err == nil {
 			s.Errorf("helm upgrade --set %s is taken", bad)
 		}
 	}
-	must("upgrade", "certherd", chart, "--set", "mode=enforce,carry=true,renew=true,approve=true,operator=true,prometheus.enabled=true,grafana.enabled=true",
+	must("upgrade", "certherd", chart, "--set", "mode=enforce,carry=true,renew=true,approve=true,operator=true,prometheus.enabled=true,grafana.enabled=true,page=sign-in",
 		"--set", "config.gc.mode=enforce,config.gc.gracePeriod=168h,config.gc.minAge=0s")
 	s.await("the new configuration is in force", func() bool { l := p.said("configuration taken over"); return l != nil && l["gc"] == "enforce" })
 	upgraded := s.parse(must("get", "manifest", "certherd"))
 	// The rights are there: those of carry are on top of all.
 	if g := grants(s, upgraded, "certherd", "certherd"); !slices.Contains(g, grant{"", "patch", "networking.k8s.io", "ingresses"}) {
 		s.Errorf("what it may do: %v", g)
+	}
+	more, _ := webGrants(s, "audit")
+	for _, g := range more {
+		if !slices.Contains(grants(s, upgraded, "certherd", "certherd"), g) {
+			s.Errorf("page: sign-in does not let it %s", g)
+		}
 	}
 	p.end()
 

@@ -68,7 +68,8 @@ func TestImage(t *testing.T) {
 		t.Errorf("the image is %+v", x)
 	}
 
-	// It has the programs and nothing else: no shell, no library.
+	// It has the programs, with a list of what is in each, and nothing else: no shell, no
+	// library.
 	programs, err := filepath.Glob("../../cmd/*")
 	if err != nil || len(programs) == 0 {
 		t.Fatal("there are no programs: ", err)
@@ -88,10 +89,27 @@ func TestImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(got, want) {
-		t.Fatalf("the image has %v, and not %v", got, want)
+	with := append(slices.Clone(want), "sbom")
+	for _, name := range want {
+		with = append(with, "sbom/"+name+".cdx.json")
 	}
-	for _, name := range got {
+	slices.Sort(with)
+	slices.Sort(got)
+	if !slices.Equal(got, with) {
+		t.Fatalf("the image has %v, and not %v", got, with)
+	}
+	for _, name := range want {
+		var sbom struct {
+			BOMFormat  string `json:"bomFormat"`
+			Components []struct{ Name string }
+		}
+		b, err := os.ReadFile(filepath.Join(root, "sbom", name+".cdx.json"))
+		if err == nil {
+			err = json.Unmarshal(b, &sbom)
+		}
+		if err != nil || sbom.BOMFormat != "CycloneDX" || len(sbom.Components) < 10 {
+			t.Errorf("the SBOM of %s has %d modules, %v", name, len(sbom.Components), err)
+		}
 		if info, err := os.Stat(filepath.Join(root, name)); err != nil || info.Mode().Perm() != 0o755 {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}

@@ -545,7 +545,7 @@ func TestInstalled(t *testing.T) {
 	// audit: it reports, and writes nothing but what is its own.
 	kubeconfig := s.account("certherd", "certherd")
 	p := s.start("certherd-0", kubeconfig, objects)
-	s.await("it leads", func() bool { return p.metric("certherd_leader") == 1 })
+	s.await("it leads", func() bool { return p.Metric("certherd_leader") == 1 })
 	follower := s.start("certherd-1", kubeconfig, objects)
 	s.configure("gc: {mod: enforce}\n")
 	s.await("an Event of a bad configuration", func() bool { return s.event("certherd", "ConfigurationRefused") != nil })
@@ -622,7 +622,7 @@ func TestInstalled(t *testing.T) {
 	s.tls(team, "late-4f1", time.Time{})
 	s.configure(strings.ReplaceAll(enforces, "168h", "1s, expiredGracePeriod: 1s") + "consolidate: {mode: propose, schedule: '@every 10s'}\n")
 	p.end()
-	s.await("the other one leads", func() bool { return follower.metric("certherd_leader") == 1 })
+	s.await("the other one leads", func() bool { return follower.Metric("certherd_leader") == 1 })
 	s.await("what came late is gone for good", func() bool { _, there := s.mark(team, "late-4f1"); return !there })
 	s.awaitProposal(shop)
 	s.await("the journal has forgotten what is old", func() bool { return !slices.Contains(s.journal(), "certherd-journal-000000") })
@@ -630,6 +630,7 @@ func TestInstalled(t *testing.T) {
 	follower.end()
 
 	persons(s, team)
+	signsIn(s, shop)
 
 	// What is not certherd's own stays when it goes.
 	all := append(objects, s.render("operator")...)
@@ -851,7 +852,7 @@ spec:
 	kubeconfig := s.account("certherd", "certherd")
 	seen := len(s.requests("certherd", "certherd"))
 	p := s.start("certherd-2", kubeconfig, objects)
-	s.await("it leads", func() bool { return p.metric("certherd_leader") == 1 })
+	s.await("it leads", func() bool { return p.Metric("certherd_leader") == 1 })
 	s.configure("gc: {mod: enforce}\n")
 	s.await("an Event of a bad configuration", func() bool { return s.event("certherd", "ConfigurationRefused") != nil })
 	s.configure("gc: {mod: enforce} # still\n")

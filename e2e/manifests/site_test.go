@@ -10,15 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +33,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
 
+	"github.com/certherd/certherd/e2e/replica"
 	"github.com/certherd/certherd/e2e/scenario"
 	"github.com/certherd/certherd/e2e/stack"
 	"github.com/certherd/certherd/e2e/suite"
@@ -308,14 +305,8 @@ func (s *site) run(kubeconfig string, args ...string) (string, error) {
 // pod is a replica: certherd as a process, started as the Deployment says, with
 // the ServiceAccount's token.
 type pod struct {
-	s       *site
-	name    string
-	cmd     *exec.Cmd
-	address string
-	ends    chan struct{}
-
-	mu   sync.Mutex
-	logs []map[string]any
+	*replica.Process
+	s *site
 }
 
 // start starts a replica of the Deployment among objects.
@@ -327,10 +318,10 @@ func (s *site) start(name, kubeconfig string, objects []*unstructured.Unstructur
 	c := d.Spec.Template.Spec.Containers[0]
 	// The port of the Pod is not free on this machine, nor anybody else's business.
 	args := append(slices.Clone(c.Args), "--listen=127.0.0.1:0")
-	p := &pod{s: s, name: name, cmd: exec.Command(s.certherd, args...), ends: make(chan struct{})}
+	cmd := exec.Command(s.certherd, args...)
 	// In a Pod, the token and the address come from files and the environment; here
 	// they come from a kubeconfig. The rest is as the Deployment says.
-	p.cmd.Env = []string{"KUBECONFIG=" + kubeconfig}
+	cmd.Env = []string{"KUBECONFIG=" + kubeconfig}
 	for _, e := range c.Env {
 		value := e.Value
 		if e.ValueFrom != nil {
@@ -343,99 +334,55 @@ func (s *site) start(name, kubeconfig string, objects []*unstructured.Unstructur
 				s.Fatalf("the test does not know %s", e.ValueFrom.FieldRef.FieldPath)
 			}
 		}
-		p.cmd.Env = append(p.cmd.Env, e.Name+"="+value)
+		cmd.Env = append(cmd.Env, e.Name+"="+value)
 	}
-	out, err := p.cmd.StderrPipe()
-	s.must(err)
-	s.must(p.cmd.Start())
+	ctx, cancel := context.WithTimeout(s.Context(), 2*time.Minute)
+	defer cancel()
+	run, err := replica.Run(ctx, name, cmd)
+	p := &pod{run, s}
 	s.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.ends
-		_ = p.cmd.Wait()
+		run.Kill()
+		if crash := run.Crash(); crash != nil {
+			s.Errorf("%s has written what is no line of a log: %s", name, crash[0].Message)
+		}
 		if s.Failed() {
-			for _, l := range p.logs {
-				s.Log(name, l)
+			for _, l := range run.Lines() {
+				s.Log(name, l.Message, l.Fields)
 			}
 		}
 	})
-	go func() {
-		defer close(p.ends)
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			var l map[string]any
-			if json.Unmarshal(lines.Bytes(), &l) != nil {
-				l = map[string]any{"no JSON": lines.Text()}
-			}
-			p.mu.Lock()
-			p.logs = append(p.logs, l)
-			p.mu.Unlock()
-		}
-	}()
-	s.await(name+" has started", func() bool {
-		l := p.said("started")
-		if l != nil {
-			p.address = l["address"].(string)
-		}
-		return l != nil
-	})
+	s.must(err)
 	// The probes of the Deployment.
 	for _, probe := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe} {
-		s.await(name+" answers at "+probe.HTTPGet.Path, func() bool { code, _ := p.get(probe.HTTPGet.Path); return code == 200 })
+		s.await(name+" answers at "+probe.HTTPGet.Path, func() bool { code, _ := p.Get(probe.HTTPGet.Path); return code == 200 })
 	}
 	return p
 }
 
 // said is the last line of the log with a message, nil if there is none.
 func (p *pod) said(message string) map[string]any {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range slices.Backward(p.logs) {
-		if l["msg"] == message {
-			return l
-		}
+	lines := p.Said(message)
+	if len(lines) == 0 {
+		return nil
 	}
-	return nil
-}
-
-func (p *pod) get(path string) (int, []byte) {
-	x, err := http.Get("http://" + p.address + path)
-	if err != nil {
-		return 0, nil
-	}
-	defer x.Body.Close()
-	b, _ := io.ReadAll(x.Body)
-	return x.StatusCode, b
+	return lines[len(lines)-1].Fields
 }
 
 func (p *pod) report() (r report.Report) {
 	p.s.Helper()
-	code, b := p.get("/report.json")
+	code, b := p.Get("/report.json")
 	if code != 200 {
-		p.s.Fatalf("/report.json of %s: %d %s", p.name, code, b)
+		p.s.Fatalf("/report.json of %s: %d %s", p.Name, code, b)
 	}
 	p.s.must(json.Unmarshal(b, &r))
 	return r
 }
 
-// metric is the value of one sample, -1 if there is none.
-func (p *pod) metric(sample string) float64 {
-	_, b := p.get("/metrics")
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, sample+" "); ok {
-			x, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			p.s.must(err)
-			return x
-		}
-	}
-	return -1
-}
-
 // end stops a replica as the kubelet does.
 func (p *pod) end() {
 	p.s.Helper()
-	p.s.must(p.cmd.Process.Signal(syscall.SIGTERM))
-	<-p.ends
-	if err := p.cmd.Wait(); err != nil {
-		p.s.Errorf("%s ended with %v", p.name, err)
+	if err := p.End(); err != nil {
+		p.s.Errorf("%s ended with %v", p.Name, err)
 	}
 }
 

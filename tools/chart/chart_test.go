@@ -157,6 +157,7 @@ func TestChartMakesTheManifests(t *testing.T) {
 		{values: "mode: enforce\ncarry: true\nrenew: true\napprove: true\noperator: true\n", folders: []string{"enforce", "carry", "renew", "approve", "operator"}},
 		{values: "secrets: false\n", folders: []string{"audit"}, components: []string{"no-secrets"}},
 		{values: "prometheus: {enabled: true}\ngrafana: {enabled: true}\n", folders: []string{"audit"}, components: []string{"prometheus", "grafana"}},
+		{values: "mode: propose\npage: sign-in\n", folders: []string{"propose"}, components: []string{"web"}},
 		{values: "namespaces: [team-a, team-b]\n", folders: []string{"namespaced"}},
 	} {
 		name := strings.TrimSpace(strings.ReplaceAll(x.values, "\n", " "))
@@ -269,6 +270,8 @@ func TestWrongValues(t *testing.T) {
 		"config: {notify: {webhooks: [{format: mail}]}}":     "/config/notify/webhooks",
 		"crds: {install: true, remove: true}":                "remove",
 		"mode: propose\ncarry: true":                         "carry: true goes with mode: enforce",
+		"page: closed":                                       "/page",
+		"page: sign-in\nnamespaces: [a]":                     "page: sign-in and private go without namespaces",
 		"renew: true":                                        "renew: true goes with",
 		"mode: enforce\nnamespaces: [a]":                     "namespaces goes with",
 		"config: {gc: {mode: enforce}}":                      "config.gc.mode: enforce needs",
