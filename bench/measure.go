@@ -94,12 +94,16 @@ func measure(ctx context.Context, s *stack.Stack, way, certherd string) (run, er
 }
 
 // highWater reads VmHWM in bytes, 0 when the process is gone.
-func highWater(pid int) int64 {
+func highWater(pid int) int64 { return status(pid, "VmHWM") }
+
+// status reads a field of proc_pid_status(5) that is a size, in bytes; 0 when the
+// process is gone.
+func status(pid int, field string) int64 {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
-	_, rest, ok := strings.Cut(string(content), "VmHWM:")
+	_, rest, ok := strings.Cut(string(content), field+":")
 	if !ok {
 		return 0
 	}

@@ -245,7 +245,7 @@ func (e *envoy) counters(ctx context.Context) (map[string]float64, error) {
 		}
 	}
 	if _, ok := out[updated]; !ok {
-		return nil, errors.New("Envoy does not count updates of listeners")
+		return nil, errors.New("no count of listener updates from Envoy")
 	}
 	return out, nil
 }

@@ -43,7 +43,7 @@ func main() {
 	var s settings
 	flag.IntVar(&s.services, "services", 300, "Knative Services")
 	flag.IntVar(&s.namespaces, "namespaces", 4, "namespaces that they are in")
-	flag.IntVar(&s.guard, "guard", 500, "MiB of RssAnon at which a gateway is killed")
+	flag.IntVar(&s.guard, "guard", 300, "MiB of RssAnon at which a gateway is killed")
 	flag.IntVar(&s.clients, "clients", 10, "clients of each gateway whose requests are long")
 	flag.DurationVar(&s.length, "for", 3*time.Minute, "how long the CI is busy, each time")
 	flag.DurationVar(&s.request, "request", 30*time.Second, "how long a long request takes")
@@ -234,7 +234,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // result is what became of one gateway.
 type result struct {
 	gateway, certificates             string
-	loaded, killed, updates, rejected int
+	loaded, killed, updates           int
 	rest, peak                        float64
 	short, shortFailed, long, longCut int
 	events                            string

@@ -95,7 +95,7 @@ func (d *demo) clear(ctx context.Context, s *stack.Stack, account string) (err e
 	if err := d.watch(ctx, s, cluster, set, p, begun); err != nil {
 		return err
 	}
-	text, err := set.Leader(ctx, "/report.json")
+	text, err := set.Leader("/report.json")
 	if err != nil {
 		return err
 	}
