@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"strings"
 	"time"
 
@@ -47,7 +49,7 @@ func (b *breaker) begin(ctx context.Context, consent *Consent) error {
 	}
 	if old := consent.Watched; old != nil && time.Since(old.Time) < watchedFor {
 		// Objects are given the time to become Ready that they would have had.
-		now, worse, err := b.reader.Await(ctx, *old, b.c.GatewayLimits(), time.Duration(b.c.Breaker.Settle))
+		now, worse, err := b.await(ctx, *old)
 		if err != nil {
 			return err
 		}
@@ -63,6 +65,30 @@ func (b *breaker) begin(ctx context.Context, consent *Consent) error {
 		c.Watched = &b.before
 		return true, nil
 	})
+}
+
+// await waits for what was done to show, and says what is worse than before. What
+// gateways reject while the consumers of a consolidation are on their way is for carry
+// to judge, which leads them back where it lasts: stock Kourier keeps a host in the
+// chain that it has left until the whole chain was translated anew (net-kourier
+// pkg/generator/sni.go, consume), and Envoy rejects two chains for one host. It
+// counts here only if it goes on, as objects do that are not Ready.
+func (b *breaker) await(ctx context.Context, before gateway.Reading) (now gateway.Reading, worse []string, err error) {
+	limits, settle, patience := b.c.GatewayLimits(), time.Duration(b.c.Breaker.Settle), time.Duration(b.c.Consolidate.Patience)
+	certain := limits
+	certain.Rejected, certain.Unready = math.MaxInt, math.MaxInt
+	since := before.Time.Add(-patience) // what was written before shows later
+	now, worse, err = b.reader.Await(ctx, before, limits, settle)
+	for end := time.Now().Add(patience); err == nil && len(worse) > 0 && b.k.carrying.movedSince(since) && time.Now().Before(end); {
+		if len(now.Worse(before, certain)) > 0 {
+			break
+		}
+		b.k.log.Info("gateways looked at again, because a consolidation was on its way", zap.Strings("worse", worse))
+		before.Envoys = maps.Clone(before.Envoys)
+		maps.Copy(before.Envoys, now.Envoys)
+		now, worse, err = b.reader.Await(ctx, before, limits, settle)
+	}
+	return now, worse, err
 }
 
 // check is asked before each batch.
@@ -86,7 +112,7 @@ func (b *breaker) look(ctx context.Context) error {
 	if b.before.Blind() {
 		return nil
 	}
-	now, worse, err := b.reader.Await(ctx, b.before, b.c.GatewayLimits(), time.Duration(b.c.Breaker.Settle))
+	now, worse, err := b.await(ctx, b.before)
 	switch {
 	case err != nil:
 		return err

@@ -35,6 +35,7 @@ type carrying struct {
 	wanted  time.Time       // when a look was asked for last
 	looked  time.Time       // when the gateways' drain times were looked at last
 	drains  string          // what is wrong with them
+	moved   time.Time       // when consumers were on their way last
 }
 
 // sweepEvery is the least time between two rounds that are asked for to take old
@@ -78,7 +79,10 @@ func (k *keeper) carryUnder(ctx context.Context, x *carrying, c *configuration) 
 	o.Rejecting = gateways.rejecting
 	o.Sweep = func(_ *v1alpha1.Consolidation, old []inventory.Ref) { x.sweep(old) }
 	o.Undelete = k.undelete
-	o.Tell = k.tellConsolidation
+	o.Tell = func(y *v1alpha1.Consolidation, d carry.Decision, err error) {
+		x.moves(y, d)
+		k.tellConsolidation(y, d, err)
+	}
 	var carrier *live.Carrier
 	if err == nil {
 		carrier, err = live.New(k.writer, o)
@@ -219,6 +223,29 @@ func (k *keeper) tellConsolidation(c *v1alpha1.Consolidation, d carry.Decision, 
 	default:
 		k.log.Info("consolidation", fields...)
 	}
+}
+
+// moves notes that consumers are, or were until now, on their way from one Secret
+// to another.
+func (x *carrying) moves(c *v1alpha1.Consolidation, d carry.Decision) {
+	for _, p := range []v1alpha1.Phase{c.Status.Phase, d.Phase} {
+		switch p {
+		case v1alpha1.Switching, v1alpha1.RollingBack, v1alpha1.RolledBack:
+			x.mutex.Lock()
+			x.moved = time.Now()
+			x.mutex.Unlock()
+		}
+	}
+}
+
+// movedSince reports whether consumers were on their way at any time since then.
+func (x *carrying) movedSince(then time.Time) bool {
+	if x == nil {
+		return false
+	}
+	x.mutex.Lock()
+	defer x.mutex.Unlock()
+	return x.moved.After(then)
 }
 
 // sweep notes what may be taken away, and asks for a round that does it.

@@ -341,13 +341,6 @@ func TestServiceCarriesOut(t *testing.T) {
 	if got := w.names(t, kCertificates, ns); len(got) != 1 {
 		t.Errorf("KCertificates: %v", got)
 	}
-	// The round that swept looks for a while whether the gateway is worse since. What
-	// Envoy rejects for a moment while Routes go back is not to be blamed on it.
-	w.until(t, "the round that swept to end", nil, nil, func() bool {
-		lines := run.Said("old certificates", "round finished")
-		i := slices.IndexFunc(lines, func(l replica.Line) bool { return l.Message == "old certificates" && l.Number("cleared") > 0 })
-		return i >= 0 && slices.ContainsFunc(lines[i:], func(l replica.Line) bool { return l.Message == "round finished" })
-	})
 	w.undo(t, ns)
 	is(ns, v1alpha1.RolledBack)
 
