@@ -139,6 +139,8 @@ func TestGenerated(t *testing.T) {
 				without := objects(t, "cli-no-secrets")[key]
 				doc = "{{- if .Values.secrets }}\n" + doc + "{{- else }}\n" +
 					strings.Replace(template(without), "    app.kubernetes.io/component: cli\n", "", 1) + "{{- end }}\n"
+			case strings.HasSuffix(key, "//certherd-follow-secrets"):
+				doc = "{{- if .Values.secrets }}\n" + doc + "{{- end }}\n"
 			case folder == "crd":
 				before, after, ok := strings.Cut(doc, "metadata:\n")
 				if !ok || strings.HasPrefix(after, "  annotations:") {

@@ -104,6 +104,7 @@ func (s *Service) handler() http.Handler {
 	}
 	mux.Handle("GET /report", page.Guard(s.show("html", "text/html; charset=utf-8")))
 	mux.Handle("GET /report.json", page.Guard(s.show("json", "application/json")))
+	mux.Handle("GET /since.json", page.Guard(http.HandlerFunc(s.sinceJSON)))
 	mux.Handle("GET /loglevel", s.o.Level)
 	mux.Handle("PUT /loglevel", fromWithin(s.o.Level))
 	if s.o.Pprof {

@@ -73,6 +73,8 @@ var (
 	descSecrets      = describe("secrets", "Secrets that hold or held a certificate.")
 	descGaps         = describe("gaps", "Kinds of objects that could not be read in full; while there are any, nothing is unused.")
 	descLoaded       = describe("gateway_certificates", "Distinct Secrets that ingress gateways load, now and after all proposed changes.", "when")
+	descFollows      = describe("follows", "1 while changes since the newest look are followed, else 0.")
+	descFollowed     = describe("findings_since_look", "Findings that have come or gone since the newest look, as far as changes are followed.", "change")
 	descMemory       = describe("gateway_memory_bytes", "A gateway's predicted memory: at_rest and churn now, at_rest_after and churn_after all proposed changes, and its limit (0 for none).", "gateway", "kind")
 )
 
@@ -81,7 +83,7 @@ type state struct{ *Service }
 
 func (s state) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descHeld, descStopped, descUnread, descBatchHeld, descHeldUntil, descHeldLast,
+		descInfo, descLeader, descConfigValid, descConfigTaken, descLastRound, descFindings, descCertificates, descSecrets, descGaps, descLoaded, descMemory, descWaiting, descHeld, descStopped, descUnread, descBatchHeld, descHeldUntil, descHeldLast, descFollows, descFollowed,
 	} {
 		ch <- d
 	}
@@ -101,6 +103,11 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUnread, float64(s.unread.Load()))
 	if l := s.ledger.Load(); l != nil {
 		collectHeld(gauge, l.Held())
+	}
+	if x := s.since.Load(); x != nil {
+		gauge(descFollows, bit(x.Follows))
+		gauge(descFollowed, float64(len(x.Came)), "came")
+		gauge(descFollowed, float64(len(x.Went)), "went")
 	}
 	p := s.newest.Load()
 	if p == nil {

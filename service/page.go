@@ -85,7 +85,7 @@ const shownRounds = 3
 func (b *backend) State(now time.Time) web.State {
 	s := b.Service
 	x := web.State{Namespace: s.o.Namespace, Identity: s.o.Leader.Identity, Version: s.o.Version, Leads: s.leading.Load(),
-		Unread: int(s.unread.Load()), Reasons: s.o.Rules, Samples: s.samples.All()}
+		Unread: int(s.unread.Load()), Reasons: s.o.Rules, Samples: s.samples.All(), Followed: s.since.Load()}
 	s.seen.mu.Lock()
 	x.Leader, x.Round = s.seen.leader, s.seen.round
 	last := s.seen.last

@@ -44,6 +44,7 @@ func (s *Service) keep(ctx context.Context, leads bool) {
 		defer k.approve(ctx)()
 		defer k.listen(ctx)()
 	}
+	defer k.unfollow()
 	for ctx.Err() == nil {
 		k.step(ctx)
 	}
@@ -72,6 +73,7 @@ type keeper struct {
 	stop      *Stop           // that could not be kept in the cluster yet
 	outcomes  outcomes
 	urgent    atOnce // what persons want now
+	follows   *following
 }
 
 // outcomes are those of the steps of one round.
@@ -143,6 +145,7 @@ func (k *keeper) step(ctx context.Context) {
 func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round, now time.Time) (err error) {
 	k.began.Store(now.UnixNano())
 	defer k.began.Store(0)
+	k.unfollow()
 	ctx, ended := traced(ctx, "round", attribute.Bool("leads", k.leads), attribute.Int("due", len(due)))
 	defer func() { ended(err) }()
 	looking, cancel := context.WithTimeoutCause(ctx, k.o.RoundTimeout, fmt.Errorf("the look took longer than %s", k.o.RoundTimeout))
@@ -192,6 +195,7 @@ func (k *keeper) round(ctx context.Context, c *configuration, due []config.Round
 		return fmt.Errorf("cannot show the report: %w", e)
 	}
 	k.newest.Store(shown)
+	k.follow(ctx, snapshot, o)
 	last := maps.Clone(k.last)
 	for _, d := range due {
 		last[d.Rule] = now

@@ -88,6 +88,9 @@ type Options struct {
 	Namespaces []string
 	// Look takes a Snapshot of the whole cluster.
 	Look func(context.Context) (*inventory.Snapshot, error)
+	// Follow tells what has changed since a Snapshot of Look, as it changes, until ctx
+	// ends; an error says why it cannot, or not any more. Nil follows nothing.
+	Follow func(ctx context.Context, s *inventory.Snapshot, changed func(inventory.Change)) error
 	// Collector makes the Collector for a term under a configuration. cluster
 	// refuses to write unless the context of the request is that of the term. Nil
 	// carries out nothing.
@@ -132,6 +135,7 @@ type Service struct {
 	config  atomic.Pointer[configuration]
 	changed chan struct{} // has an element when config was changed
 	newest  atomic.Pointer[published]
+	since   atomic.Pointer[web.Since] // what has changed since the look of newest
 	leading atomic.Bool
 	began   atomic.Int64 // when the round that is under way began, Unix time in ns; 0 when none is
 	ending  atomic.Bool

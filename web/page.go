@@ -40,6 +40,7 @@ var (
 	templates = template.Must(template.New("").Funcs(template.FuncMap{
 		"stamp":  stamp,
 		"minute": func(t time.Time) string { return t.UTC().Format("01-02 15:04") },
+		"first":  func(list []report.Finding) []report.Finding { return list[:min(len(list), sinceShown)] },
 		"join":   func(list []string) string { return strings.Join(list, ", ") },
 	}).ParseFS(files, "html/*.html"))
 )
@@ -56,6 +57,7 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC"
 const (
 	waitingShown = 30
 	historyShown = 12
+	sinceShown   = 20 // of those that came, and of those that went
 	namesShown   = 3
 )
 

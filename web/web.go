@@ -57,6 +57,8 @@ type State struct {
 	Round *Round
 	// UnderWay is when the round began that has not ended, zero when none is.
 	UnderWay time.Time
+	// Followed is what has changed since the look of Report, nil where nobody follows it.
+	Followed *Since
 	// Report is the newest one, nil before the first look. It is not to be changed.
 	Report *report.Report
 	// Waiting are its changes that wait for a person, Whole pins all of them, and
@@ -74,6 +76,23 @@ type State struct {
 	// Reasons describe findings, in the order of a report.
 	Reasons []report.Rule
 	Samples []Sample
+}
+
+// Since is what is known to have changed since the newest look. Its JSON is that of
+// /since.json.
+type Since struct {
+	// Looked is when the look was, At when findings were last compared with it; zero
+	// before anything has changed.
+	Looked time.Time `json:"lookedAt"`
+	At     time.Time `json:"comparedAt,omitzero"`
+	// Objects is how many objects have changed.
+	Objects int `json:"objects"`
+	// Came are findings that are new, or not as they were; Went those that are no more.
+	Came []report.Finding `json:"came"`
+	Went []report.Finding `json:"went"`
+	// Follows is false where nothing more is known until the next look; Why says why.
+	Follows bool   `json:"follows"`
+	Why     string `json:"why,omitempty"`
 }
 
 // Round is what became of a round.

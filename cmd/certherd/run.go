@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
+	"weak"
 
 	"github.com/go-logr/zapr"
 	"github.com/spf13/cobra"
@@ -33,9 +36,10 @@ const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/n
 
 func runCommand() *cobra.Command {
 	var (
-		s     source
-		level string
-		page  string
+		s      source
+		level  string
+		page   string
+		follow bool
 	)
 	o := service.Defaults()
 	c := &cobra.Command{
@@ -83,6 +87,7 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 	f.DurationVar(&o.Leader.RetryPeriod, "retry-period", o.Leader.RetryPeriod, "time between two attempts to get or renew the lease")
 	f.StringVar(&o.Listen, "listen", o.Listen, "address of the HTTP server; by default all addresses of the Pod")
 	f.DurationVar(&o.Pause, "pause", o.Pause, "least time between two looks that no schedule asks for: after a change of the configuration, or an approval")
+	f.BoolVar(&follow, "follow", true, "follow what changes between two looks, and show at /since.json and / which findings come and go; needs the right to watch, and about 2.5 KiB for each certificate")
 	f.StringVar(&page, "page", string(o.Page), "for whom the page at / is: open (all who can reach it look), sign-in (people may sign in, and approve), private (nobody sees anything without signing in, nor the report)")
 	_ = c.RegisterFlagCompletionFunc("page", cobra.FixedCompletions([]string{string(web.Open), string(web.SignIn), string(web.Private)}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&o.Pprof, "pprof", false, "serve /debug/pprof to callers from the Pod itself")
@@ -119,7 +124,11 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 			debug.SetGCPercent(live.GCPercent)
 		}
 		o.Version, o.Rules = version(), reportOptions(nil).Rules
-		o.Look, o.Idle = lookAt(o.Cluster, o.Namespaces), giveBack
+		look := looker{cluster: o.Cluster, namespaces: o.Namespaces}
+		o.Look, o.Idle = look.look, giveBack
+		if follow {
+			o.Follow = look.follow
+		}
 		o.Collector = func(cluster *rest.Config, c config.Config, h service.Hooks) (service.Collector, error) {
 			return newCollector(cluster, o, c, h)
 		}
@@ -169,12 +178,34 @@ func newLog(level zap.AtomicLevel) (*zap.Logger, error) {
 	return log.Named("certherd"), nil
 }
 
-func lookAt(cluster *rest.Config, namespaces []string) func(context.Context) (*inventory.Snapshot, error) {
-	return func(ctx context.Context) (*inventory.Snapshot, error) {
-		snapshot, _, err := live.Look(ctx, cluster, live.Options{Namespaces: namespaces, Proof: true, Now: time.Now})
-		giveBack() // what was read makes room for what is decided
-		return snapshot, err
+// looker looks at the cluster, and knows how far each look reached.
+type looker struct {
+	cluster    *rest.Config
+	namespaces []string
+
+	mu       sync.Mutex
+	newest   weak.Pointer[inventory.Snapshot]
+	versions live.Versions // of newest
+}
+
+func (l *looker) look(ctx context.Context) (*inventory.Snapshot, error) {
+	snapshot, stats, err := live.Look(ctx, l.cluster, live.Options{Namespaces: l.namespaces, Proof: true, Now: time.Now})
+	giveBack() // what was read makes room for what is decided
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest, l.versions = weak.Make(snapshot), stats.Versions
+	return snapshot, err
+}
+
+// follow tells what changes after a look, which has to be the newest one.
+func (l *looker) follow(ctx context.Context, s *inventory.Snapshot, changed func(inventory.Change)) error {
+	l.mu.Lock()
+	newest, versions := l.newest.Value(), l.versions
+	l.mu.Unlock()
+	if newest != s {
+		return errors.New("there was another look since")
 	}
+	return live.Watch(ctx, l.cluster, versions, changed)
 }
 
 // giveBack gives memory back that is not in use, for as long as it is not.

@@ -111,6 +111,25 @@ func TestEnforceGrantsWhatApplyLists(t *testing.T) {
 	}
 }
 
+// TestFollowGrantsWhatItWatches: TestInstalled runs with just these rights.
+func TestFollowGrantsWhatItWatches(t *testing.T) {
+	s := &site{T: t}
+	want := live.Watched()
+	for _, g := range grants(s, s.render("audit"), "certherd", "certherd") {
+		if g.verb != "watch" || g.namespace != "" {
+			continue
+		}
+		r := schema.GroupResource{Group: g.group, Resource: g.resource}
+		if !slices.Contains(want, r) {
+			t.Errorf("granted, and not watched: %s", r)
+		}
+		want = slices.DeleteFunc(want, func(x schema.GroupResource) bool { return x == r })
+	}
+	if len(want) > 0 {
+		t.Errorf("watched, and not granted: %v", want)
+	}
+}
+
 // TestCarryGrantsWhatItNeeds: e2e/consolidate runs with just these rights.
 func TestCarryGrantsWhatItNeeds(t *testing.T) { grantsExactly(t, "carry", carrylive.Rights()) }
 

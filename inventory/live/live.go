@@ -68,6 +68,9 @@ type Stats struct {
 	Bytes    int64          // of all answers' bodies, after decompression
 	Objects  map[string]int // objects read, by "kind.group" in lower case
 	Duration time.Duration
+	// Versions are how far what it has read reached, for Watch; of kinds that could not
+	// be listed in the whole cluster there is none.
+	Versions Versions
 }
 
 // Look reads the cluster that cfg leads to. Whatever could not be read is a Gap
@@ -82,7 +85,7 @@ func Look(ctx context.Context, cfg *rest.Config, o Options) (*inventory.Snapshot
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	l := &look{o: o, c: inventory.NewCollector(), stats: Stats{Objects: map[string]int{}}}
+	l := &look{o: o, c: inventory.NewCollector(), stats: Stats{Objects: map[string]int{}, Versions: Versions{}}}
 	taken := o.Now()
 	err := l.run(ctx, cfg)
 	l.stats.Requests, l.stats.Bytes = l.traffic.requests.Load(), l.traffic.bytes.Load()
@@ -134,10 +137,10 @@ func (l *look) run(ctx context.Context, cfg *rest.Config) error {
 	for _, r := range judged {
 		if r.Group == "" {
 			tasks = append(tasks,
-				func(w *reader) { l.secrets(ctx, w, r, "kubernetes.io/tls", "type=kubernetes.io/tls") },
+				func(w *reader) { l.secrets(ctx, w, r, "kubernetes.io/tls", tlsSecrets) },
 				// Helm keeps every revision of a release in a Secret of its own type,
 				// up to 1 MiB each. They hold no certificate that anybody serves.
-				func(w *reader) { l.secrets(ctx, w, r, "", "type!=kubernetes.io/tls,type!=helm.sh/release.v1") })
+				func(w *reader) { l.secrets(ctx, w, r, "", otherSecrets) })
 			continue
 		}
 		tasks = append(tasks, func(w *reader) { l.certificates(ctx, w, r) })
@@ -166,6 +169,12 @@ func (l *look) run(ctx context.Context, cfg *rest.Config) error {
 	}
 	return nil
 }
+
+// The field selectors of the two lists of Secrets.
+const (
+	tlsSecrets   = "type=kubernetes.io/tls"
+	otherSecrets = "type!=kubernetes.io/tls,type!=helm.sh/release.v1"
+)
 
 // listsAtOnce is how many kinds are read at the same time. While one waits for
 // the API server to collect a page, another's page is taken apart.
@@ -206,6 +215,9 @@ func (l *look) list(ctx context.Context, w *reader, r resource, q query, item fu
 			l.ended(r, err)
 		}
 		return
+	}
+	if err == nil {
+		l.reached(r, q, w.version)
 	}
 	l.ended(r, err)
 }

@@ -66,6 +66,9 @@ type reader struct {
 	in  *bufio.Reader
 	dec *jsontext.Decoder
 	buf []byte // one object
+	// version is the resource version of the list that was read last: of its first page,
+	// for later ones may be of a later moment.
+	version string
 }
 
 func newReader() *reader {
@@ -81,6 +84,7 @@ func newReader() *reader {
 func (l *look) pages(ctx context.Context, w *reader, q query, item func([]byte) error) (n int, err error) {
 	counted := func(raw []byte) error { n++; return item(raw) }
 	token, expired := "", false
+	w.version = ""
 	for {
 		next, err := l.page(ctx, w, q, token, counted)
 		if apierrors.IsResourceExpired(err) && token != "" && !expired {
@@ -144,7 +148,7 @@ func (l *look) page(ctx context.Context, w *reader, q query, token string, item 
 		return w.protobuf(item)
 	}
 	w.dec.Reset(in, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-	return readJSON(w.dec, item)
+	return w.json(item)
 }
 
 // watched puts off the end of a wait whenever something comes in. The time
@@ -162,8 +166,16 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readJSON reads a list in JSON.
-func readJSON(dec *jsontext.Decoder, item func([]byte) error) (next string, err error) {
+// of notes the resource version of a list, if it is that of its first page.
+func (w *reader) of(version string) {
+	if w.version == "" {
+		w.version = version
+	}
+}
+
+// json reads a list in JSON.
+func (w *reader) json(item func([]byte) error) (next string, err error) {
+	dec := w.dec
 	defer func() {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
@@ -187,12 +199,14 @@ func readJSON(dec *jsontext.Decoder, item func([]byte) error) (next string, err 
 				return "", err
 			}
 			var m struct {
-				Continue string `json:"continue"`
+				Continue        string `json:"continue"`
+				ResourceVersion string `json:"resourceVersion"`
 			}
 			if err := json.Unmarshal(raw, &m); err != nil {
 				return "", err
 			}
 			next = m.Continue
+			w.of(m.ResourceVersion)
 		case "items":
 			found = true
 			if dec.PeekKind() != '[' { // null, which some servers write for none
@@ -297,7 +311,7 @@ func (w *reader) protobuf(item func([]byte) error) (next string, err error) {
 }
 
 // protobufList reads a list message of a known length: metadata (1), whose
-// field 3 is the token of the next page, and items (2). All lists of Kubernetes'
+// field 2 is the resource version and field 3 the token of the next page, and items (2). All lists of Kubernetes'
 // API are laid out so.
 func (w *reader) protobufList(length int, item func([]byte) error) (next string, err error) {
 	for length > 0 {
@@ -316,6 +330,7 @@ func (w *reader) protobufList(length int, item func([]byte) error) (next string,
 		switch num {
 		case 1:
 			next = string(field(b, 3))
+			w.of(string(field(b, 2)))
 		case 2:
 			if err := item(b); err != nil {
 				return "", err
