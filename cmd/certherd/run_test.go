@@ -386,8 +386,9 @@ func TestRun(t *testing.T) {
 	change(nil)                                     // deleted
 	change(map[string]string{"config.yaml": often}) // back
 
-	// The report in the cluster.
-	a.rounds(1)
+	// The report in the cluster. The first round that ends now may have begun under a
+	// configuration before.
+	a.rounds(2)
 	cm, err := s.client.CoreV1().ConfigMaps("certherd").Get(t.Context(), "certherd-report", metav1.GetOptions{})
 	s.must(err)
 	z, err := gzip.NewReader(bytes.NewReader(cm.BinaryData["report.json.gz"]))
