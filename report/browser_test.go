@@ -229,7 +229,7 @@ func TestBrowser(t *testing.T) {
 						b.run(chromedp.Evaluate[chromedp.Void](`document.querySelectorAll("details").forEach(d => { d.open = true })`))
 						if w := eval[int](b, `document.documentElement.scrollWidth`); w > width {
 							t.Errorf("the page is %d px wide on a screen of %d px; first to stick out: %s", w, width, eval[string](b,
-								`(() => { const e = Array.from(document.querySelectorAll("body *")).find(e => e.getBoundingClientRect().right > innerWidth + 1); return e ? e.outerHTML.slice(0, 200) : "" })()`))
+								fmt.Sprintf(`(() => { const e = Array.from(document.querySelectorAll("body *")).find(e => e.getBoundingClientRect().right > %d); return e ? e.outerHTML.slice(0, 200) : "" })()`, width)))
 						}
 						// What the screen shows, details open; not merely what the source holds.
 						if none := missing(g.report, eval[string](b, `document.body.innerText`)); len(none) > 0 {

@@ -101,7 +101,7 @@ func (b *tab) looks(name string, width int) {
 	b.t.Helper()
 	if w := eval[int](b, `document.documentElement.scrollWidth`); w > width {
 		b.t.Errorf("%s: the page is %d px wide on a screen of %d px; first to stick out: %s", name, w, width, eval[string](b,
-			`(() => { const e = Array.from(document.querySelectorAll("body *")).find(e => e.getBoundingClientRect().right > innerWidth + 1); return e ? e.outerHTML.slice(0, 200) : "" })()`))
+			fmt.Sprintf(`(() => { const e = Array.from(document.querySelectorAll("body *")).find(e => e.getBoundingClientRect().right > %d); return e ? e.outerHTML.slice(0, 200) : "" })()`, width)))
 	}
 	if nameless := eval[[]string](b, `Array.from(document.querySelectorAll("input:not([type=hidden]), button:not([hidden]), a, summary, svg[role=img]")).filter(e =>
 		!(e.getAttribute("aria-label") || e.textContent.trim() || (e.labels && e.labels.length))).map(e => e.outerHTML)`); len(nameless) > 0 {

@@ -90,6 +90,10 @@ func example() State {
 		Waiting: r.Changes[:2], Whole: "0b71d2c3e4", Round: &Round{Began: noon.Add(-time.Minute), Took: 840 * time.Millisecond, Rules: []string{"gc"}, Result: "success"},
 		Reasons: []report.Rule{{Reason: "OrphanedSecret", Short: "A Secret that nothing refers to.", Level: report.LevelWarning}, {Reason: "MissingSecret", Short: "Something names a Secret that is not there.", Level: report.LevelError}},
 		Rules:   config.Default().Outlooks(nil, noon, 3)}
+	gone := report.Finding{Reason: "UnrenewedSecret", Object: report.Ref{Kind: "Secret", Namespace: "shop", Name: "cart-tls"}}
+	came := gone
+	came.Reason, came.Verdict, came.Message = "OrphanedSecret", "unknown", "Certificate cart, which wrote it, is gone; whether anybody uses it is unknown: of other kinds nothing is known since the look at 11:59:00 UTC"
+	x.Followed = &Since{Looked: r.TakenAt, At: noon.Add(-time.Second), Objects: 3, Follows: true, Came: []report.Finding{came}, Went: []report.Finding{gone}}
 	for i := range 40 {
 		x.Samples = append(x.Samples, Sample{Time: noon.Add(time.Duration(i-40) * time.Hour), Certificates: float64(90 - i/4*4), MiB: 210 - 3*float64(i), Updates: float64(i / 3)})
 	}
@@ -201,6 +205,23 @@ func TestOpenShowsAndDecidesNothing(t *testing.T) {
 	if len(s.done) > 0 {
 		t.Errorf("done: %q", s.done)
 	}
+}
+
+// TestSinceThatLook: the page says what has come and gone, what it does not know, and
+// nothing where nobody follows.
+func TestSinceThatLook(t *testing.T) {
+	s := newSite(t, Open)
+	get := func() *httptest.ResponseRecorder { return s.asks("GET", "/", nil) }
+	for _, text := range []string{"Since that look", `came: <b>OrphanedSecret</b> <bdi class="name">Secret/shop/cart-tls`, "1 came and 1 went, as of 2026-", "only a look can tell"} {
+		s.expect("the page", get(), 200, text, "not followed any more")
+	}
+	x := *s.state.Followed
+	x.Came, x.Went, x.Follows, x.Why = nil, nil, false, "the API server was started anew"
+	s.state.Followed = &x
+	s.expect("nothing came", get(), 200, "3 objects have changed since")
+	s.expect("it is not followed", get(), 200, "It is not followed any more: the API server was started anew.")
+	s.state.Followed = nil
+	s.expect("nobody follows", get(), 200, "changes wait for a person", "Since that look")
 }
 
 func TestSignIn(t *testing.T) {
