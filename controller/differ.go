@@ -24,16 +24,16 @@ func Differ(before, after *inventory.Snapshot, o Options, now time.Time) Differe
 		reason plan.Reason
 		object inventory.Ref
 	}
+	type wording struct {
+		key
+		message string
+	}
 	find := func(s *inventory.Snapshot) []plan.Finding {
 		p := plan.New(s, slices.Concat(gc.Checks(o.GC), consolidate.Checks(o.Consolidate)))
 		o.narrow(s, &p)
 		return p.Findings
 	}
-	old, left := find(before), map[key][]int{}
-	for i := range old {
-		k := key{old[i].Reason, old[i].Object}
-		left[k] = append(left[k], i)
-	}
+	of := func(f *plan.Finding) wording { return wording{key{f.Reason, f.Object}, f.Message} }
 	young := func(ref inventory.Ref) bool {
 		m := after.Judged(ref)
 		if m == nil {
@@ -45,25 +45,28 @@ func Differ(before, after *inventory.Snapshot, o Options, now time.Time) Differe
 		}
 		return now.Sub(m.Created) < o.GC.MinAge
 	}
+	old, found := find(before), find(after)
+	left, had, came := map[wording]int{}, map[key]bool{}, map[key]bool{}
+	for i := range old {
+		w := of(&old[i])
+		left[w]++
+		had[w.key] = true
+	}
 	var d Difference
-	found := find(after)
 	for i := range found {
-		f := &found[i]
-		k := key{f.Reason, f.Object}
-		list := left[k]
-		same := slices.IndexFunc(list, func(n int) bool { return old[n].Message == f.Message })
-		switch {
-		case same >= 0:
-			left[k] = slices.Delete(slices.Clone(list), same, same+1)
-		case len(list) > 0: // it is another now, and did not go
-			left[k] = list[1:]
-			d.Came = append(d.Came, reportFinding(f, after, nil))
-		case !young(f.Object):
-			d.Came = append(d.Came, reportFinding(f, after, nil))
+		w := of(&found[i])
+		if left[w] > 0 {
+			left[w]--
+			continue
+		}
+		if had[w.key] || !young(w.object) {
+			came[w.key] = true
+			d.Came = append(d.Came, reportFinding(&found[i], after, nil))
 		}
 	}
 	for i := range old {
-		if k := (key{old[i].Reason, old[i].Object}); slices.Contains(left[k], i) {
+		w := of(&old[i])
+		if left[w] > 0 && !came[w.key] {
 			d.Went = append(d.Went, reportFinding(&old[i], before, nil))
 		}
 	}
