@@ -87,7 +87,7 @@ It ends on SIGTERM: what was being carried out ends at its next step, and anothe
 	f.DurationVar(&o.Leader.RetryPeriod, "retry-period", o.Leader.RetryPeriod, "time between two attempts to get or renew the lease")
 	f.StringVar(&o.Listen, "listen", o.Listen, "address of the HTTP server; by default all addresses of the Pod")
 	f.DurationVar(&o.Pause, "pause", o.Pause, "least time between two looks that no schedule asks for: after a change of the configuration, or an approval")
-	f.BoolVar(&follow, "follow", true, "follow what changes between two looks, and show at /since.json and / which findings come and go; needs the right to watch, and about 2.5 KiB for each certificate")
+	f.BoolVar(&follow, "follow", true, "follow what changes between two looks, and show at /since.json and / which findings come and go; needs the right to watch, and about 2 KiB of memory for each certificate")
 	f.StringVar(&page, "page", string(o.Page), "for whom the page at / is: open (all who can reach it look), sign-in (people may sign in, and approve), private (nobody sees anything without signing in, nor the report)")
 	_ = c.RegisterFlagCompletionFunc("page", cobra.FixedCompletions([]string{string(web.Open), string(web.SignIn), string(web.Private)}, cobra.ShellCompDirectiveNoFileComp))
 	f.BoolVar(&o.Pprof, "pprof", false, "serve /debug/pprof to callers from the Pod itself")
