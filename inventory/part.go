@@ -65,16 +65,19 @@ func within[T any](list []T, namespace string, meta func(*T) *Meta) []T {
 	return slices.Clone(list[at(namespace, 0):at(namespace, 1)])
 }
 
-// Touches are the namespaces in which a change of an object may change a verdict: its
-// own, and those of the objects that it named in the Snapshot.
-func (s *Snapshot) Touches(ref Ref) []string {
-	out := []string{ref.Namespace}
+// Touches are the namespaces, sorted, in which changes of objects may change a verdict:
+// their own, and those of the objects that they named in the Snapshot.
+func (s *Snapshot) Touches(objects map[Ref]bool) []string {
+	spaces := map[string]bool{}
+	for ref := range objects {
+		spaces[ref.Namespace] = true
+	}
 	for i := range s.edges {
-		if e := &s.edges[i]; e.From == ref && !slices.Contains(out, e.To.Namespace) {
-			out = append(out, e.To.Namespace)
+		if e := &s.edges[i]; e.From.Namespace != e.To.Namespace && objects[e.From] {
+			spaces[e.To.Namespace] = true
 		}
 	}
-	return out
+	return slices.Sorted(maps.Keys(spaces))
 }
 
 // After is Part as it has become by changes, of which those of other namespaces

@@ -4,11 +4,24 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 )
 
 // watchable are things of the kinds whose changes a source can follow.
 func (x thing) watchable() bool {
 	return x.judged() || x.kind == "Gateway" || x.kind == "Ingress"
+}
+
+// TestTouches: a change concerns the namespaces of what an object names, too.
+func TestTouches(t *testing.T) {
+	from := Ref{Group: GroupGateway, Kind: "Gateway", Namespace: "infra", Name: "web"}
+	s := New(time.Time{}, Objects{}, []Edge{{From: from, To: SecretRef("b", "x")}, {From: from, To: SecretRef("a", "x")}, {From: SecretRef("c", "y"), To: SecretRef("d", "x")}}, nil)
+	if got := s.Touches(map[Ref]bool{from: true}); !slices.Equal(got, []string{"a", "b", "infra"}) {
+		t.Errorf("a Gateway touches %v", got)
+	}
+	if got := s.Touches(map[Ref]bool{SecretRef("e", "x"): true}); !slices.Equal(got, []string{"e"}) {
+		t.Errorf("a Secret touches %v", got)
+	}
 }
 
 // TestNothingHasChanged: without changes, a namespace after them is as it was, and a

@@ -43,7 +43,7 @@ type following struct {
 	mutex   sync.Mutex
 	changes map[inventory.Ref]inventory.Change
 	bytes   int
-	dirty   map[string]bool // namespaces that were not looked at since they have changed
+	dirty   map[inventory.Ref]bool // those that have changed since they were looked at
 	wake    chan struct{}
 }
 
@@ -57,7 +57,7 @@ func (k *keeper) follow(ctx context.Context, s *inventory.Snapshot, o controller
 	f := &following{
 		k: k, snapshot: s, o: o, stop: stop, ended: make(chan struct{}),
 		gap:     inventory.Gap{Kind: "*", Reason: "of other kinds nothing is known since the look at " + s.Taken.UTC().Format(time.TimeOnly) + " UTC; the next round reads them"},
-		changes: map[inventory.Ref]inventory.Change{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1),
+		changes: map[inventory.Ref]inventory.Change{}, dirty: map[inventory.Ref]bool{}, wake: make(chan struct{}, 1),
 	}
 	k.since.Store(&web.Since{Looked: s.Taken.UTC(), Came: []report.Finding{}, Went: []report.Finding{}, Follows: true})
 	k.follows = f
@@ -105,9 +105,7 @@ func (f *following) take(c inventory.Change) {
 	defer f.mutex.Unlock()
 	f.bytes += len(c.Doc) - len(f.changes[c.Ref].Doc)
 	f.changes[c.Ref] = c
-	for _, ns := range f.snapshot.Touches(c.Ref) {
-		f.dirty[ns] = true
-	}
+	f.dirty[c.Ref] = true
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -133,8 +131,8 @@ func (f *following) compare(ctx context.Context) {
 		}
 		began := time.Now()
 		f.mutex.Lock()
-		dirty, changes, bytes := slices.Sorted(maps.Keys(f.dirty)), maps.Clone(f.changes), f.bytes
-		clear(f.dirty)
+		dirty, changes, bytes := f.dirty, maps.Clone(f.changes), f.bytes
+		f.dirty = map[inventory.Ref]bool{}
 		f.mutex.Unlock()
 		if bytes > keptChanges {
 			f.say(func(x *web.Since) {
@@ -143,7 +141,7 @@ func (f *following) compare(ctx context.Context) {
 			f.stop()
 			return
 		}
-		for _, ns := range dirty {
+		for _, ns := range f.snapshot.Touches(dirty) {
 			if ctx.Err() != nil {
 				return
 			}
