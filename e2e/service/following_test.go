@@ -56,6 +56,16 @@ func TestFindingsFollow(t *testing.T) {
 		}
 		return &list[i]
 	}
+	// Other tests count what is left in the whole cluster.
+	defer func() {
+		s.must(s.cluster.Dynamic.Resource(services).Namespace(ns).Delete(ctx, stays.Name, metav1.DeleteOptions{}))
+		s.await("the certificates to go", func() bool {
+			list, err := s.cluster.Dynamic.Resource(certificates).Namespace(ns).List(ctx, metav1.ListOptions{})
+			s.must(err)
+			return len(list.Items) == 0
+		})
+		s.must(s.cluster.Typed.CoreV1().Secrets(ns).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
+	}()
 	s.must(s.cluster.Dynamic.Resource(services).Namespace(ns).Delete(ctx, goes.Name, metav1.DeleteOptions{}))
 	for _, p := range both {
 		s.await(p.Name+" to find what is left", func() bool { return left(p.since().Came) != nil })
