@@ -26,8 +26,9 @@ const (
 	// fallbackFor is how long a gateway gets what the controller sent before the
 	// relay's own form is tried again.
 	fallbackFor = 10 * time.Minute
-	// patience is how long routes wait for clusters that they name. Some are in
-	// the gateway's bootstrap configuration, and never come.
+	// patience is how long routes wait for clusters that they name, and clusters that
+	// are to go for the routes that still name them. Some clusters are in the gateway's
+	// bootstrap configuration, and never come.
 	patience = time.Second
 )
 
@@ -507,6 +508,11 @@ func (g *gateway) remove(target map[string]*content, later func(time.Time)) {
 				l.gone[name] = now
 			}
 			if !routesCurrent {
+				continue
+			}
+			// A controller's clusters may be here before the routes that lead elsewhere.
+			if until := since.Add(patience); t == resource.ClusterType && routes.leads[name] && now.Before(until) {
+				later(until)
 				continue
 			}
 			if listeners.subscribed {

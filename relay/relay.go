@@ -149,6 +149,8 @@ func New(o Options) (*Relay, error) {
 	r.source.tell = r.o.tell
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(math.MaxInt32),
+		// When Run returns, nothing of it is running any more.
+		grpc.WaitForHandlers(true),
 		// Kourier's gateways ping every 30 s.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		// A gateway that is gone without a word must not be counted for ever.
