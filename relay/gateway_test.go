@@ -60,3 +60,29 @@ func TestRoutesToClustersThatNeverCome(t *testing.T) {
 		t.Error("routes wait for ever for a cluster that does not come")
 	}
 }
+
+// TestClustersStayForTheirRoutes: a controller's clusters may be here before its routes,
+// so that what is to go is still led to; not for ever, as a route may lead nowhere.
+func TestClustersStayForTheirRoutes(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	g := newGateway("x", true, zaptest.NewLogger(t), newCounters(), eager, func() time.Time { return now })
+	defer g.close()
+	has := func(name string) bool {
+		_, ok := g.lanes[resource.ClusterType].have.digests[name]
+		return ok
+	}
+	g.aim(contentsOf([]string{"a"}, "a"), nil)
+	g.aim(contentsOf([]string{"b"}, "a"), nil) // its routes are on their way
+	if !has("a") || !has("b") {
+		t.Error("a cluster is gone while routes lead to it")
+	}
+	g.aim(contentsOf([]string{"b"}, "b"), nil)
+	if has("a") {
+		t.Error("a cluster stays that no route leads to any more")
+	}
+	g.aim(contentsOf([]string{"c"}, "b"), nil)
+	now = now.Add(patience)
+	if g.aim(contentsOf([]string{"c"}, "b"), nil); has("b") {
+		t.Error("a cluster stays for ever that the controller has taken away")
+	}
+}
