@@ -112,18 +112,15 @@ func (s *Snapshot) After(namespace string, changes map[Ref]Change, more ...Gap) 
 	c := NewCollector()
 	c.o = o
 	order := slices.SortedFunc(maps.Keys(docs), Ref.Compare)
-	judged := func(ref Ref) bool {
-		return slices.ContainsFunc(JudgedKinds, func(k KindName) bool { return k.Group == ref.Group && k.Kind == ref.Kind })
-	}
 	for _, ref := range order {
-		if judged(ref) {
+		if Judged(ref.Group, ref.Kind) {
 			_, err := c.Add(ref.Group, ref.Kind, docs[ref])
 			first = cmp.Or(first, err)
 		}
 	}
 	c.Freeze()
 	for _, ref := range order {
-		if judged(ref) {
+		if Judged(ref.Group, ref.Kind) {
 			continue
 		}
 		_, err := c.Add(ref.Group, ref.Kind, docs[ref])

@@ -20,9 +20,7 @@ type thing struct {
 
 func (x thing) String() string { return fmt.Sprintf("%s %s %s", x.group, x.kind, x.doc) }
 
-func (x thing) judged() bool {
-	return slices.ContainsFunc(JudgedKinds, func(k KindName) bool { return k.Group == x.group && k.Kind == x.kind })
-}
+func (x thing) judged() bool { return Judged(x.group, x.kind) }
 
 type generator struct{ *rand.Rand }
 

@@ -72,9 +72,14 @@ var readKinds = func() map[[2]string]bool {
 	return m
 }()
 
+// Judged reports whether objects of a kind get a verdict.
+func Judged(group, kind string) bool {
+	return slices.ContainsFunc(JudgedKinds, func(k KindName) bool { return k.Group == group && k.Kind == kind })
+}
+
 // Records reports whether Add makes a record of objects of a kind.
 func Records(group, kind string) bool {
-	return slices.ContainsFunc(JudgedKinds, func(k KindName) bool { return k.Group == group && k.Kind == kind }) ||
+	return Judged(group, kind) ||
 		slices.ContainsFunc(RecordKinds, func(k KindName) bool { return k.Group == group && k.Kind == kind })
 }
 

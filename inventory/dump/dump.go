@@ -296,9 +296,7 @@ func (r *reader) wanted(namespace string) bool {
 	return len(r.o.Namespaces) == 0 || slices.Contains(r.o.Namespaces, namespace)
 }
 
-func judged(ref inventory.Ref) bool {
-	return slices.ContainsFunc(inventory.JudgedKinds, func(k inventory.KindName) bool { return k.Group == ref.Group && k.Kind == ref.Kind })
-}
+func judged(ref inventory.Ref) bool { return inventory.Judged(ref.Group, ref.Kind) }
 
 // resolve gives items of lists the kind that they inherit, and takes out those
 // that have none.
