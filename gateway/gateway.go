@@ -317,6 +317,14 @@ func (now Reading) Worse(before Reading, l Limits) []string {
 	return out
 }
 
+// LastOf are the Envoys of an earlier Reading and of now, as each was read last.
+func (now Reading) LastOf(before Reading) map[string]Envoy {
+	all := make(map[string]Envoy, len(before.Envoys)+len(now.Envoys))
+	maps.Copy(all, before.Envoys)
+	maps.Copy(all, now.Envoys)
+	return all
+}
+
 // NotReady are the objects that are not Ready and were in an earlier Reading,
 // sorted.
 func (now Reading) NotReady(before Reading) []string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"strings"
 	"time"
@@ -84,8 +83,7 @@ func (b *breaker) await(ctx context.Context, before gateway.Reading) (now gatewa
 			break
 		}
 		b.k.log.Info("gateways looked at again, because a consolidation was on its way", zap.Strings("worse", worse))
-		before.Envoys = maps.Clone(before.Envoys)
-		maps.Copy(before.Envoys, now.Envoys)
+		before.Envoys = now.LastOf(before)
 		now, worse, err = b.reader.Await(ctx, before, limits, settle)
 	}
 	return now, worse, err

@@ -34,6 +34,12 @@ func TestRejectionsOnTheWay(t *testing.T) {
 		return x
 	}
 	reject := func() { e.Reject(t) }
+	// A Reading that found no Envoy, as the cluster keeps it, has nothing to go by.
+	k.carrying = goesBack(v1alpha1.RollingBack)
+	reject()
+	if _, worse, err := b.await(t.Context(), gateway.Reading{Time: time.Now()}); err != nil || len(worse) > 0 {
+		t.Errorf("after a Reading without Envoys: %q (%v)", worse, err)
+	}
 	for _, tc := range []struct {
 		name     string
 		carrying *carrying

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"maps"
 	"math"
 	"strings"
 	"time"
@@ -63,11 +62,7 @@ func (r *rejections) take(now gateway.Reading) {
 	r.last = now
 	if len(now.Unread) > 0 {
 		// What cannot be read for a while is compared with what it was before.
-		r.last.Envoys = maps.Clone(before.Envoys)
-		if r.last.Envoys == nil {
-			r.last.Envoys = map[string]gateway.Envoy{}
-		}
-		maps.Copy(r.last.Envoys, now.Envoys)
+		r.last.Envoys = now.LastOf(before)
 	}
 	if before.Time.IsZero() {
 		return
